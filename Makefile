@@ -1,0 +1,63 @@
+# The two commands of a new user: `make demo` and `make test`. Both make .venv from the lock when it is missing or stale.
+PYTHON ?= python3
+VENV := .venv
+TRAINER_VENV := .venv-trainer
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+TRAINER_STAMP := $(TRAINER_VENV)/.stamp
+PIP := -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo serve test test-long check format bench lock openapi clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): requirements.lock pyproject.toml library/pyproject.toml
+	@echo "making $(VENV) from requirements.lock (about two minutes, once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Superbatch needs Python 3.11 or newer")'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python $(PIP) install -r requirements.lock
+	@$(BIN)/python $(PIP) install --no-deps --no-build-isolation --editable library --editable .
+	@touch $@
+
+$(TRAINER_STAMP): requirements-trainer.lock library/pyproject.toml $(STAMP)
+	@echo "making $(TRAINER_VENV): the trainer has an environment of its own, with torch and the superbatch wheel"
+	@$(PYTHON) -m venv --clear $(TRAINER_VENV)
+	@$(TRAINER_VENV)/bin/python $(PIP) install -r requirements-trainer.lock
+	@$(BIN)/python $(PIP) wheel --no-deps --no-build-isolation --wheel-dir $(TRAINER_VENV)/wheels ./library
+	@$(TRAINER_VENV)/bin/python $(PIP) install --no-deps $(TRAINER_VENV)/wheels/superbatch-*.whl
+	@touch $@
+
+demo: $(STAMP) $(TRAINER_STAMP) ## the main job, end to end, on the sample data (KEEP=1 leaves the service running)
+	@$(BIN)/superbatch demo --trainer-python $(TRAINER_VENV)/bin/python $(if $(KEEP),--keep)
+
+serve: $(STAMP) ## the service alone, on its embedded defaults
+	@$(BIN)/superbatch serve
+
+test: $(STAMP) ## the tests
+	@$(BIN)/python -m pytest -m "not long"
+
+test-long: $(STAMP) ## the proofs that take minutes
+	@$(BIN)/python -m pytest -m long
+
+check: $(STAMP) ## format, lint, types, import layers
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP) ## write the format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## every benchmark, quick
+	@for theme in benchmarks/*.py; do $(BIN)/python $$theme --quick || exit 1; done
+
+openapi: $(STAMP) ## write docs/openapi.json again
+	@$(BIN)/python -m superbatch_server.service.openapi docs/openapi.json
+
+lock: $(STAMP) ## resolve the lock files anew (needs uv in .venv)
+	@$(BIN)/python deploy/lock.py
+
+clean: ## remove both environments
+	@rm -rf $(VENV) $(TRAINER_VENV)

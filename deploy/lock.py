@@ -1,0 +1,52 @@
+"""Resolve requirements.lock and requirements-trainer.lock anew: exact versions, no index address, no hashes.
+
+torch is pinned by hand (TORCH below): its build differs by platform, and each platform's own installer chooses it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+TORCH = "torch==2.13.0"
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ["setuptools>=80", "wheel"]
+
+
+def project(path: Path) -> dict[str, list[str]]:
+    """Return the requirements of a pyproject.toml by extra; the core under ''."""
+    table = tomllib.loads(path.read_text())["project"]
+    return {"": table["dependencies"], **table.get("optional-dependencies", {})}
+
+
+def resolve(requirements: list[str], *, output: Path) -> None:
+    """Write the lock of these requirements."""
+    wanted = [line for line in requirements if not line.startswith(("superbatch", "torch"))]
+    with tempfile.NamedTemporaryFile("w", suffix=".in") as source:
+        source.write("\n".join([*wanted, TORCH]) + "\n")
+        source.flush()
+        command = ["uv", "pip", "compile", source.name, "--python-version", "3.11", "--no-header", "--no-annotate"]
+        found = subprocess.run(
+            [sys.executable, "-m", *command, "--no-emit-index-url", *sys.argv[1:]],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    lines = [line.split("+", 1)[0] if line.startswith("torch==") else line for line in found.stdout.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("nvidia-", "triton==", "cuda-"))]
+    output.write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """Write both locks."""
+    library, server = project(ROOT / "library/pyproject.toml"), project(ROOT / "pyproject.toml")
+    trainer = library[""] + library["torch"]
+    resolve(trainer + server[""] + server["dev"] + BUILD, output=ROOT / "requirements.lock")
+    resolve(trainer, output=ROOT / "requirements-trainer.lock")
+
+
+if __name__ == "__main__":
+    main()

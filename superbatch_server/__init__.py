@@ -1,0 +1,1 @@
+"""The Superbatch server: an offline data-curation service for contrastive pre-training."""

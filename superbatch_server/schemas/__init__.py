@@ -1,0 +1,1 @@
+"""What crosses a process boundary: manifests, job specs, API bodies, and the error tree."""

@@ -1,0 +1,244 @@
+"""Job specs and the job resource (design.md, section 3)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from superbatch_server.schemas.base import Body, ObjectId
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
+Seq = Annotated[int, Field(ge=0)]
+
+
+class JobState(StrEnum):
+    """QUEUED -> RUNNING -> SUCCEEDED | FAILED; CANCELLING -> CANCELLED. FAILED may be retried."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    CANCELLING = "CANCELLING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_terminal(self) -> bool:
+        """True when no driver will ever run for the job again, unless it is retried."""
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class Phase(StrEnum):
+    """What a job is doing, or waiting for."""
+
+    STARTING = "starting"
+    INDEXING = "indexing"
+    EMBEDDING = "embedding"
+    COMPOSING = "composing"
+    WAITING_FOR_TRAINER = "waiting_for_trainer"
+    WAITING_FOR_CHECKPOINT = "waiting_for_checkpoint"
+
+
+class Method(StrEnum):
+    """How the batch is chosen from the super-batch."""
+
+    JOINT = "joint"
+    INDEPENDENT = "independent"
+    UNIFORM = "uniform"
+
+
+class Criterion(StrEnum):
+    """What makes an example worth choosing."""
+
+    LEARNABILITY = "learnability"
+    EASY_REFERENCE = "easy_reference"
+    HARD_LEARNER = "hard_learner"
+
+    @property
+    def uses_learner(self) -> bool:
+        """True when the learner's loss enters the score."""
+        return self is not Criterion.EASY_REFERENCE
+
+    @property
+    def uses_reference(self) -> bool:
+        """True when the reference's loss enters the score."""
+        return self is not Criterion.HARD_LEARNER
+
+
+class _Schedule(Body):
+    @model_validator(mode="after")
+    def _increasing(self) -> _Schedule:
+        seqs = [point[0] for point in self.points]  # type: ignore[attr-defined]
+        if seqs[0] != 0 or any(left >= right for left, right in zip(seqs, seqs[1:], strict=False)):
+            raise ValueError(
+                f"points of a schedule must start at seq 0 and increase; got seqs {seqs}. Sort them and begin at 0"
+            )
+        return self
+
+
+class FractionSchedule(_Schedule):
+    """f over seq."""
+
+    points: Annotated[list[tuple[Seq, Fraction]], Field(min_length=1, max_length=1000)]
+    between: Literal["step", "linear"] = "step"
+
+
+class GainSchedule(_Schedule):
+    """gain over seq."""
+
+    points: Annotated[list[tuple[Seq, Weight]], Field(min_length=1, max_length=1000)]
+    between: Literal["step", "linear"] = "step"
+
+
+class WeightsSchedule(_Schedule):
+    """(learner weight, reference weight) over seq."""
+
+    points: Annotated[list[tuple[Seq, tuple[Weight, Weight]]], Field(min_length=1, max_length=1000)]
+    between: Literal["step", "linear"] = "step"
+
+
+class CriterionSchedule(_Schedule):
+    """criterion over seq."""
+
+    points: Annotated[list[tuple[Seq, Criterion]], Field(min_length=1, max_length=1000)]
+    between: Literal["step"] = "step"
+
+
+class MethodSchedule(_Schedule):
+    """method over seq."""
+
+    points: Annotated[list[tuple[Seq, Method]], Field(min_length=1, max_length=1000)]
+    between: Literal["step"] = "step"
+
+
+class SelectionSpec(Body):
+    """How each batch is selected."""
+
+    method: Method | MethodSchedule = Field(default=Method.JOINT)
+    criterion: Criterion | CriterionSchedule = Field(default=Criterion.LEARNABILITY)
+    b: Annotated[int, Field(ge=1, le=1 << 20)] = Field(description="Rows of a batch, over all ranks.")
+    f: Fraction | FractionSchedule = Field(default=0.8, description="Filter ratio, 1 - b/B.")
+    N: Annotated[int, Field(ge=1, le=4096)] = Field(default=16, description="Rounds of a joint selection.")
+    gain: Weight | GainSchedule = Field(default=1.0, description="Inverse temperature of the score.")
+    weights: tuple[Weight, Weight] | WeightsSchedule = Field(
+        default=(1.0, 1.0), description="Weights of the learner's and the reference's loss."
+    )
+    sampling: Literal["gumbel", "top_k"] = Field(default="gumbel", description="Draw by exp(gain * score), or the top.")
+
+    @model_validator(mode="after")
+    def _rounds_fit(self) -> SelectionSpec:
+        if self.N > self.b:
+            raise ValueError(f"N must not exceed b; got N = {self.N}, b = {self.b}. Lower N to at most {self.b}")
+        return self
+
+
+class LearnerSpec(Body):
+    """The learner: architecture and tokenizer, and whether its weights are pushed while it trains."""
+
+    model: ObjectId
+    updates: Literal["none", "pushed"] = "none"
+
+
+class DrawSpec(Body):
+    """How candidates are drawn. A block is `block_rows` consecutive rows of one shard."""
+
+    block_rows: Annotated[int, Field(ge=1, le=1 << 20)] | None = Field(
+        default=None, description="Rows of a block; null: max(1, min(256, smallest B // 16)), fixed at submission."
+    )
+
+
+class RefreshSpec(Body):
+    """How old scores may be, and what happens before and between checkpoints."""
+
+    max_staleness: Annotated[int, Field(ge=1, le=1 << 31)] = Field(default=100, description="Batches.")
+    on_stale: Literal["wait", "use", "uniform"] = "wait"
+    before_first: Literal["easy_reference", "uniform", "initial_weights"] = "easy_reference"
+    replay: ObjectId | None = Field(default=None, description="Job whose recorded schedule rows are used again.")
+
+
+class ListsSpec(Body):
+    """How batches are packed into lists."""
+
+    batches_per_list: Annotated[int, Field(ge=1, le=10_000)] = 1
+
+
+class CurateSpec(Body):
+    """`POST /v1/jobs` of kind `curate`."""
+
+    kind: Literal["curate"] = "curate"
+    name: Annotated[str, StringConstraints(min_length=1, max_length=120)] = "curate"
+    dataset: ObjectId
+    reference: ObjectId | None = None
+    learner: LearnerSpec | None = None
+    selection: SelectionSpec
+    draw: DrawSpec = DrawSpec()
+    refresh: RefreshSpec = RefreshSpec()
+    lists: ListsSpec = ListsSpec()
+    num_batches: Annotated[int, Field(ge=1, le=1 << 40)]
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+
+    def criteria(self) -> set[Criterion]:
+        """Every criterion that some batch of the job may use, the `before_first` rule included."""
+        if self.methods() == {Method.UNIFORM}:
+            return set()
+        criterion = self.selection.criterion
+        named = {point[1] for point in criterion.points} if isinstance(criterion, CriterionSchedule) else {criterion}
+        if self.pushes and self.refresh.before_first == "easy_reference" and any(c.uses_learner for c in named):
+            named.add(Criterion.EASY_REFERENCE)
+        return named
+
+    def methods(self) -> set[Method]:
+        """Every method that the schedule names."""
+        method = self.selection.method
+        return {point[1] for point in method.points} if isinstance(method, MethodSchedule) else {method}
+
+    @property
+    def pushes(self) -> bool:
+        """True when the trainer pushes checkpoints of the learner, so that credit applies."""
+        return self.learner is not None and self.learner.updates == "pushed"
+
+    @model_validator(mode="after")
+    def _models_suffice(self) -> CurateSpec:
+        criteria = self.criteria()
+        if self.reference is None and any(c.uses_reference for c in criteria):
+            named = sorted(c.value for c in criteria if c.uses_reference)
+            raise ValueError(
+                f"criterion {named} needs a reference; got reference = null. "
+                "Name a registered model, or use method uniform or criterion hard_learner"
+            )
+        if self.learner is None and any(c.uses_learner for c in criteria):
+            named = sorted(c.value for c in criteria if c.uses_learner)
+            raise ValueError(
+                f"criterion {named} needs a learner; got learner = null. Name a model, or use easy_reference"
+            )
+        return self
+
+
+class Job(Body):
+    """A submitted job."""
+
+    id: str
+    name: str
+    state: JobState
+    phase: Phase | None
+    spec: CurateSpec
+    history_id: str
+    next_seq: int
+    num_batches: int
+    attempt: int = Field(description="Fencing token: attempts begun so far.")
+    error_code: str | None
+    error: str | None
+    created_at: str
+    updated_at: str
+
+
+class Event(Body):
+    """One line of a job's history, for people."""
+
+    id: int
+    at: str
+    kind: str
+    message: str
+    fields: dict[str, str | int | float | bool | None]
