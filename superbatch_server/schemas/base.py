@@ -6,6 +6,7 @@ import re
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic_core import PydanticCustomError
 
 Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A sha256 in 64 lower-case hexadecimal digits."""
@@ -20,7 +21,7 @@ _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
 def safe_key(key: str) -> str:
-    """Return the key, or raise ValueError when it could leave its root."""
+    """Return the key, or raise a ValueError of the type `unsafe_key` when it could leave its root."""
     parts = key.split("/")
     if (
         not key
@@ -30,10 +31,11 @@ def safe_key(key: str) -> str:
         or any(part in ("", ".", "..") for part in parts)
         or any(ord(char) < 32 for char in key)
     ):
-        raise ValueError(
+        message = (
             f"a key must be a relative path without '.', '..' or empty parts; got {key!r}. "
             "Name the object relative to its root, for example 'pool/000000.tar'"
         )
+        raise PydanticCustomError("unsafe_key", "{message}", {"message": message})
     return key
 
 

@@ -1,0 +1,1 @@
+"""The command `superbatch`: register data and models, submit jobs, watch them. Standard library and httpx."""

@@ -1,0 +1,121 @@
+"""The main of the command `superbatch`: reads the command line and the environment, runs one command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from superbatch import __version__
+from superbatch.cli import datasets, jobs, models, submit, watch
+from superbatch.cli.client import HttpService
+from superbatch.cli.connection import Connection, add_connection_options, find_connection
+from superbatch.cli.errors import CommandError, Exit, NoService
+from superbatch.cli.plugins import SERVER_COMMANDS, Installed, find_plugin, installed_commands
+from superbatch.cli.text import shown
+from superbatch.formats.errors import ServiceError, ServiceUnreachable, SuperbatchError
+
+DESCRIPTION = """Superbatch selects the batches that a contrastive model learns most from.
+
+commands of the client:
+    datasets add | list     register the shards to curate
+    models add | list       register a reference or a learner
+    submit                  submit a job from a spec or from flags
+    watch JOB               follow a job: phase, shards, batches, filter ratio, staleness
+    jobs list               list jobs
+    events JOB              a job's history
+    cancel JOB              stop a job; what it published stays
+    retry JOB               let a FAILED job go on where it stopped
+
+commands of the server (package superbatch-server):
+"""
+
+RAW = argparse.RawDescriptionHelpFormatter
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command of this process and return its exit code."""
+    return run(sys.argv[1:] if argv is None else argv, environment=os.environ)
+
+
+def run(
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    connect: Callable[[Connection], HttpService] = HttpService,
+    installed: Installed = installed_commands,
+) -> int:
+    """Run one command and return its exit code; errors are one line on standard error."""
+    try:
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in CLIENT_COMMANDS:
+            return find_plugin(arguments[0], installed)(list(arguments[1:]))
+        options = build_parser().parse_args(arguments)
+        with connect(find_connection(options, environment)) as service:
+            return int(options.run(options, service))
+    except BrokenPipeError:
+        # The reader of our output has gone (`superbatch events JOB | head`); nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return Exit.INTERRUPTED
+    except SuperbatchError as error:
+        print(f"superbatch: {_sentence(error)}", file=sys.stderr)
+        return _exit_of(error)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the client's commands."""
+    parser = argparse.ArgumentParser(
+        prog="superbatch",
+        usage="superbatch COMMAND ...",
+        description=_description(),
+        epilog=_epilog(),
+        formatter_class=RAW,
+    )
+    parser.add_argument("--version", action="version", version=f"superbatch {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    connection = argparse.ArgumentParser(add_help=False)
+    add_connection_options(connection)
+    datasets.add_parsers(commands.add_parser("datasets"), connection)
+    models.add_parsers(commands.add_parser("models"), connection)
+    jobs.add_list_parser(commands.add_parser("jobs"), connection)
+    submit.add_parsers(
+        commands.add_parser("submit", parents=[connection], description=submit.HELP, formatter_class=RAW)
+    )
+    for name, run in JOB_COMMANDS.items():
+        command = commands.add_parser(name, parents=[connection], description=run.__doc__)
+        command.add_argument("job", metavar="JOB", help="id of the job")
+        command.set_defaults(run=run)
+    return parser
+
+
+JOB_COMMANDS = {"watch": watch.watch, "cancel": jobs.cancel, "retry": jobs.retry, "events": jobs.events}
+CLIENT_COMMANDS = frozenset({"datasets", "models", "jobs", "submit", *JOB_COMMANDS})
+
+
+def _description() -> str:
+    return DESCRIPTION + "\n".join(f"    {name:<23} {meaning}" for name, meaning in SERVER_COMMANDS.items())
+
+
+def _epilog() -> str:
+    return "exit codes:\n" + "\n".join(f"    {code:>3}  {code.meaning}" for code in Exit)
+
+
+def _sentence(error: SuperbatchError) -> str:
+    if isinstance(error, ServiceError):
+        return f"{shown(error.detail)} [{shown(error.problem_code)}, HTTP {error.status}]"
+    return str(error)
+
+
+def _exit_of(error: SuperbatchError) -> Exit:
+    if isinstance(error, ServiceError):
+        return Exit.REFUSED
+    if isinstance(error, (ServiceUnreachable, NoService)):
+        return Exit.UNREACHABLE
+    return Exit.USAGE if isinstance(error, (CommandError, ValueError)) else Exit.REFUSED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""Requests to the service: repeated with back-off where that can help, errors as our own."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import httpx
+
+from superbatch.formats.canonical import JsonObject, JsonValue, canonical_json, parse_json
+from superbatch.formats.errors import CorruptFile, HistoryChanged, InvalidInput, ServiceError, ServiceUnreachable
+
+MAX_DOCUMENT_BYTES = 256 << 20
+_REPEATED = frozenset({408, 429, 500, 502, 503, 504})
+_OTHER_LOG_CODES = frozenset({HistoryChanged.code, "other_history", "wrong_job"})
+_FIRST_DELAY_S = 0.25
+_LONGEST_DELAY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the service said: status, body, ETag."""
+
+    status: int
+    content: bytes
+    etag: str | None = None
+
+    def problem(self) -> JsonObject:
+        """Return the RFC 9457 body of an error, or an empty object."""
+        try:
+            value = parse_json(self.content, where="error body")
+        except CorruptFile:
+            return {}
+        return value if isinstance(value, Mapping) else {}
+
+    def error(self) -> ServiceError | HistoryChanged:
+        """Return the error that this answer stands for."""
+        problem = self.problem()
+        code = problem.get("code")
+        detail = problem.get("detail") or problem.get("title") or self.content[:200].decode("utf-8", "replace")
+        if code in _OTHER_LOG_CODES:
+            return HistoryChanged(str(detail))
+        return ServiceError(self.status, code if isinstance(code, str) else f"http_{self.status}", str(detail))
+
+
+class ServiceClient:
+    """Sends requests below one base address.
+
+    The token goes to that address only, never to another host that a link leads to.
+
+    Args:
+        url: address of the service, for example http://127.0.0.1:8000.
+        token: bearer token; None for none.
+        client: an httpx client with proxies or certificates of its own; it is not closed here. None for a plain one,
+            which ignores the environment.
+        num_attempts: tries per request before ServiceUnreachable.
+        timeout_s: longest silence of the service, on top of what a long poll asks for.
+        rng: source of the jitter in the pauses.
+        sleep: called with a pause in seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None,
+        client: httpx.Client | None = None,
+        num_attempts: int = 10,
+        timeout_s: float = 30.0,
+        rng: random.Random | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        try:
+            self.url = httpx.URL(url.rstrip("/") + "/")
+        except httpx.InvalidURL as error:
+            raise InvalidInput(f"the service's address must be a URL; {error}, got {url!r}.") from error
+        if self.url.scheme not in ("http", "https") or not self.url.host:
+            raise InvalidInput(f"the service's address must begin with http:// or https://; got {url!r}.")
+        self._authorization = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._client = httpx.Client(trust_env=False) if client is None else client
+        self._owns_client = client is None
+        self._num_attempts = num_attempts
+        self._timeout_s = timeout_s
+        self._rng = random.Random() if rng is None else rng
+        self._sleep = sleep
+
+    def close(self) -> None:
+        """Close the connections that this client opened."""
+        if self._owns_client:
+            self._client.close()
+
+    def get(
+        self,
+        link: str,
+        *,
+        base: str = "",
+        params: Mapping[str, str | int | float] | None = None,
+        headers: Mapping[str, str] | None = None,
+        accepted: Collection[int] = (200,),
+        wait_s: float = 0.0,
+        max_bytes: int = MAX_DOCUMENT_BYTES,
+    ) -> Answer:
+        """GET `link`, which may be relative to `base`, itself relative to the service's address.
+
+        Raises:
+            ServiceError, HistoryChanged: a status that is not accepted.
+            ServiceUnreachable: no usable answer after all tries.
+            CorruptFile: a body of more than max_bytes.
+        """
+        url = self._joined(base, link)
+        if params:
+            url = url.copy_merge_params(dict(params))
+        return self._send(
+            "GET", url, headers=headers or {}, body=None, accepted=accepted, wait_s=wait_s, limit=max_bytes
+        )
+
+    def send_json(self, method: str, link: str, body: JsonValue, *, headers: Mapping[str, str] | None = None) -> Answer:
+        """PUT or POST a JSON body that may be repeated without harm; any 2xx is accepted.
+
+        Raises:
+            ServiceError, HistoryChanged, ServiceUnreachable, CorruptFile: as `get`.
+        """
+        typed = {"Content-Type": "application/json", **(headers or {})}
+        url = self._joined("", link)
+        content = canonical_json(body)
+        return self._send(
+            method, url, headers=typed, body=content, accepted=range(200, 300), wait_s=0.0, limit=MAX_DOCUMENT_BYTES
+        )
+
+    def pause(self, failures: int) -> None:
+        """Sleep before the next try after some failures: doubling, at most 30 s, the last half of it at random."""
+        delay_s = min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2.0 ** (failures - 1))
+        self._sleep(delay_s * self._rng.uniform(0.5, 1.0))
+
+    def _send(
+        self,
+        method: str,
+        url: httpx.URL,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        accepted: Collection[int],
+        wait_s: float,
+        limit: int,
+    ) -> Answer:
+        if url.scheme not in ("http", "https") or not url.host:
+            raise InvalidInput(f"a link must lead to http or https; got {url}. Check the service's links.")
+        request_headers = {**headers, **(self._authorization if self._is_own(url) else {})}
+        last = "no try was made"
+        for failures in range(1, self._num_attempts + 1):
+            try:
+                answer = self._send_once(
+                    method, url, headers=request_headers, body=body, timeout_s=self._timeout_s + wait_s, limit=limit
+                )
+            except httpx.RequestError as error:
+                last = f"{type(error).__name__}: {error}"
+            else:
+                if answer.status in accepted:
+                    return answer
+                if answer.status not in _REPEATED:
+                    raise answer.error()
+                last = str(answer.error())
+            if failures < self._num_attempts:
+                self.pause(failures)
+        raise ServiceUnreachable(
+            f"the service must answer within {self._num_attempts} tries; the last one: {last} ({method} {url}). "
+            "Check that it runs and that the address is right, then resume from the saved state."
+        )
+
+    def _send_once(
+        self,
+        method: str,
+        url: httpx.URL,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        timeout_s: float,
+        limit: int,
+    ) -> Answer:
+        content = bytearray()
+        with self._client.stream(method, url, headers=dict(headers), content=body, timeout=timeout_s) as response:
+            for part in response.iter_bytes():
+                content += part
+                if len(content) > limit:
+                    raise CorruptFile(f"the answer may have {limit} bytes; got more ({method} {url}).")
+            return Answer(response.status_code, bytes(content), response.headers.get("ETag"))
+
+    def _joined(self, base: str, link: str) -> httpx.URL:
+        try:
+            return self.url.join(base).join(link)
+        except httpx.InvalidURL as error:
+            raise InvalidInput(
+                f"a link must be a URL; {error}, got {link[:200]!r}. Check the service's links."
+            ) from error
+
+    def _is_own(self, url: httpx.URL) -> bool:
+        return (url.scheme, url.host, url.port) == (self.url.scheme, self.url.host, self.url.port)

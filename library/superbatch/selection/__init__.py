@@ -1,0 +1,61 @@
+"""Joint example selection for contrastive training (JEST, arXiv:2406.17711): the mathematics, and nothing else.
+
+    batch = select(Candidates(uid=..., dataset_index=..., learner=..., reference=...),
+                   SelectionSpec(method="joint", criterion="learnability", b=1638, seed=0, seq=0))
+
+Names load on first use, so that `superbatch.selection.schedule` can be imported where torch is not installed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from superbatch.selection.candidates import Candidates, DualEmbeddings
+    from superbatch.selection.criteria import criterion_weights
+    from superbatch.selection.dispatch import select
+    from superbatch.selection.errors import InvalidEmbeddings, InvalidSelection, TooFewCandidates
+    from superbatch.selection.losses import diagonal_loss, own_conditional_loss, set_loss
+    from superbatch.selection.noise import gumbel
+    from superbatch.selection.schedule import ScheduledParameters, SelectionSchedule
+    from superbatch.selection.slots import slot_permutation
+    from superbatch.selection.spec import Selection, SelectionSpec
+
+__all__ = [
+    "Candidates",
+    "DualEmbeddings",
+    "InvalidEmbeddings",
+    "InvalidSelection",
+    "ScheduledParameters",
+    "Selection",
+    "SelectionSchedule",
+    "SelectionSpec",
+    "TooFewCandidates",
+    "criterion_weights",
+    "diagonal_loss",
+    "gumbel",
+    "own_conditional_loss",
+    "select",
+    "set_loss",
+    "slot_permutation",
+]
+
+_MODULES = {
+    "candidates": ("Candidates", "DualEmbeddings"),
+    "criteria": ("criterion_weights",),
+    "dispatch": ("select",),
+    "errors": ("InvalidEmbeddings", "InvalidSelection", "TooFewCandidates"),
+    "losses": ("diagonal_loss", "own_conditional_loss", "set_loss"),
+    "noise": ("gumbel",),
+    "schedule": ("ScheduledParameters", "SelectionSchedule"),
+    "slots": ("slot_permutation",),
+    "spec": ("Selection", "SelectionSpec"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -1,0 +1,79 @@
+"""What a selection looks at: the candidates of one super-batch, and their embeddings under up to two models.
+
+Letters: B candidates, D width of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, UInt8
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class DualEmbeddings:
+    """Both towers' embeddings of the same rows under one model, with that model's logit scale and bias.
+
+    Row i of `image` and row i of `text` are a pair. The logit of image i and text j is
+    `logit_scale * <image_i, text_j> + logit_bias`; `logit_scale` is t itself, not its logarithm.
+    """
+
+    image: Float[Tensor, "B D"]
+    text: Float[Tensor, "B D"]
+    logit_scale: float
+    logit_bias: float
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def take(self, index: Int[np.ndarray, " n"]) -> DualEmbeddings:
+        """Return a copy of the rows at `index`, in that order."""
+        rows_n = torch.from_numpy(index).to(self.image.device)
+        return self.map_towers(lambda tower_BD: tower_BD.index_select(0, rows_n))
+
+    def map_towers(self, change: Callable[[Tensor], Tensor]) -> DualEmbeddings:
+        """Return the same model with `change` applied to each tower."""
+        return DualEmbeddings(change(self.image), change(self.text), self.logit_scale, self.logit_bias)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The B candidates of one super-batch; position i is the same row in every field.
+
+    `uid` is the content identity and `dataset_index` tells equal contents apart; together they are distinct. Either
+    model may be None where the criterion does not use it. `prior` is added to the log weight with which a candidate
+    is drawn: 0 changes nothing, log 2 doubles its odds, -inf means never. `eligible` is False for rows never to choose.
+    """
+
+    uid: UInt8[np.ndarray, "B 16"]
+    dataset_index: Int[np.ndarray, " B"]
+    learner: DualEmbeddings | None = None
+    reference: DualEmbeddings | None = None
+    prior: Float[np.ndarray, " B"] | None = None
+    eligible: Bool[np.ndarray, " B"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset_index)
+
+    def exclusions(self) -> dict[str, Bool[np.ndarray, " B"]]:
+        """Return, per rule that may exclude a candidate, the mask of those it does; the first rule named counts."""
+        masks_B: dict[str, np.ndarray] = {}
+        if self.eligible is not None:
+            masks_B["eligible"] = ~self.eligible
+        if self.prior is not None:
+            masks_B["prior"] = np.isneginf(self.prior)
+        return masks_B
+
+    def log_prior(self) -> Float[np.ndarray, " B"]:
+        """Return the log of the prior weights, -inf where some rule says never."""
+        log_prior_B = np.zeros(len(self)) if self.prior is None else self.prior.astype(np.float64)
+        for mask_B in self.exclusions().values():
+            log_prior_B[mask_B] = -np.inf
+        return log_prior_B

@@ -1,0 +1,1 @@
+"""The service: REST API, catalog, queue and supervisor, dashboard, and the commands that run them."""

@@ -1,0 +1,1 @@
+"""The catalog: the one record of what exists, and every transaction that changes it."""

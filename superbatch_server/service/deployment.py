@@ -1,0 +1,95 @@
+"""What a deployment keeps in its data directory beside the catalog: the lock, the user's token, the present address."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+TOKEN_FILE = "token"
+SERVICE_FILE = "service.json"
+LOCK_FILE = "serve.lock"
+_UNCLEAN_WAIT_S = 3.0
+
+
+class CannotServe(Exception):
+    """The service cannot start here; the message says why and what to do."""
+
+
+@contextlib.contextmanager
+def data_dir_lock(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory, created private if it is missing, for one `serve` at a time."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (data_dir / LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotServe(
+                f"one service may run on a data directory; {data_dir} is served already{_by_whom(data_dir)}. "
+                "Stop that one, or name another directory with --data-dir."
+            ) from None
+        yield
+
+
+def make_token(data_dir: Path) -> None:
+    """Make the user's token at the first start, readable by its owner only; a later start keeps it."""
+    path = data_dir / TOKEN_FILE
+    if not path.exists():
+        write_private(path, secrets.token_urlsafe(32) + "\n")
+
+
+def read_token(data_dir: Path) -> str:
+    """Return the user's token."""
+    return (data_dir / TOKEN_FILE).read_text(encoding="utf-8").strip()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file whole, readable by its owner only."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+@contextlib.contextmanager
+def announced(data_dir: Path, *, url: str) -> Iterator[None]:
+    """Keep `service.json`, from which the command line learns the address, while the service runs."""
+    path = data_dir / SERVICE_FILE
+    write_private(path, json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def listen(host: str, port: int, *, data_dir: Path) -> socket.socket:
+    """Return a listening socket; after an unclean end the children of the last service get a moment to let go."""
+    deadline = time.monotonic() + (_UNCLEAN_WAIT_S if (data_dir / SERVICE_FILE).exists() else 0.0)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        try:
+            return socket.create_server((host, port), family=family, backlog=1024)
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                raise CannotServe(
+                    f"the service must be able to listen on {host}:{port}; {error.strerror} (settings host and port). "
+                    "Choose another with --port, or --port 0 for any free one."
+                ) from error
+            time.sleep(0.1)
+
+
+def _by_whom(data_dir: Path) -> str:
+    try:
+        found = json.loads((data_dir / SERVICE_FILE).read_text(encoding="utf-8"))
+        return f" at {found['url']} by process {found['pid']}"
+    except (OSError, ValueError, KeyError):
+        return ""

@@ -1,0 +1,181 @@
+"""The deployment's settings: read once in a main from SUPERBATCH_* variables and passed in.
+
+Nothing here may change the bytes of a list, except what enters the numerics profile (`threads_per_worker`,
+`composer_threads`, `micro_batch`), which is recorded at the start of a job.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from superbatch_server.schemas.attempts import Runtime
+from superbatch_server.schemas.base import RootName
+
+PREFIX = "SUPERBATCH_"
+
+CLIENT_KEYS = frozenset({"SUPERBATCH_URL", "SUPERBATCH_TOKEN"})
+"""Keys that the command line's client reads; they may stand in the same shell and mean nothing here."""
+
+DRIVER_COMMAND = (sys.executable, "-m", "superbatch_server.workers.driver")
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def as_url(location: str) -> str:
+    """Return `location` as a URL: a plain path becomes the file URL of its absolute form."""
+    if "://" in location:
+        return location
+    return _absolute(Path(location)).as_uri()
+
+
+class Settings(BaseSettings):
+    """Everything a deployment may choose; each field is the variable SUPERBATCH_<FIELD>."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True)
+
+    data_dir: Annotated[Path, AfterValidator(_absolute)] = Field(
+        default=Path("~/.local/share/superbatch"), description="Folder of the catalog, token, logs and scratch files."
+    )
+    database_url: SecretStr = Field(
+        default_factory=lambda fields: SecretStr(f"sqlite:///{fields['data_dir']}/catalog.sqlite"),
+        description="SQLAlchemy URL of the catalog; default: SQLite in data_dir.",
+    )
+    store_url: Annotated[str, AfterValidator(as_url)] = Field(
+        default_factory=lambda fields: str(fields["data_dir"] / "store"),
+        description="URL or path under which everything that the service writes is kept; default: in data_dir.",
+    )
+    roots: dict[RootName, Annotated[str, AfterValidator(as_url)]] = Field(
+        default_factory=dict, description="Named places that hold data: JSON, root name to URL or path."
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: Annotated[int, Field(ge=0, le=65_535)] = Field(default=8600, description="TCP port; 0 picks a free one.")
+    cors_origins: tuple[str, ...] = Field(default=(), description="Origins that browsers may call from; none.")
+
+    lease_s: Seconds = Field(default=30.0, description="Seconds after which a silent driver's job may be taken over.")
+    heartbeat_s: Seconds = Field(default=10.0, description="Seconds between a driver's heartbeats.")
+    first_heartbeat_s: Seconds = Field(
+        default=30.0, description="Seconds that a driver has until its first heartbeat: its imports take several."
+    )
+    poll_s: Seconds = Field(default=0.5, description="Seconds between two looks of the supervisor at the queue.")
+    max_running: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=2, description="Drivers that one supervisor runs at the same time."
+    )
+    max_crashes: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=5, description="Crashes in a row without progress after which a job FAILED."
+    )
+    stop_grace_s: Seconds = Field(
+        default=10.0, description="Seconds between the request to a driver to stop and its killing."
+    )
+    idle_release_s: Seconds = Field(
+        default=60.0, description="Seconds of waiting after which a driver frees the machine."
+    )
+
+    num_workers: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default_factory=lambda: min(2, os.cpu_count() or 1), description="Workers of an attempt."
+    )
+    shards_per_task: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=1, description="Input shards that one Ray task takes."
+    )
+    threads_per_worker: Threads = Field(default=1, description="Threads of a worker; part of the numerics profile.")
+    composer_threads: Threads = Field(default=1, description="Threads of the composer; part of the numerics profile.")
+    micro_batch: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        default=64, description="Rows embedded at once; part of the numerics profile."
+    )
+    driver_command: tuple[str, ...] = Field(
+        default=DRIVER_COMMAND, min_length=1, description="Command that runs one attempt of a job; JSON list."
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_database_url(cls, url: SecretStr) -> SecretStr:
+        if not urlsplit(url.get_secret_value()).scheme:
+            raise ValueError(
+                "database_url must be a SQLAlchemy URL; got a value without a scheme (SUPERBATCH_DATABASE_URL). "
+                "Use sqlite:////absolute/path or postgresql+psycopg://user@host/name"
+            )
+        return url
+
+    @model_validator(mode="after")
+    def _heart_beats_in_time(self) -> Settings:
+        if self.heartbeat_s * 2 > self.lease_s:
+            raise ValueError(
+                f"heartbeat_s must be at most half of lease_s; got {self.heartbeat_s} and {self.lease_s} "
+                "(SUPERBATCH_HEARTBEAT_S, SUPERBATCH_LEASE_S). One lost heartbeat must not lose a lease"
+            )
+        return self
+
+    @property
+    def lease_ms(self) -> int:
+        """Length of a lease in the catalog's unit."""
+        return round(self.lease_s * 1000)
+
+    @property
+    def first_lease_ms(self) -> int:
+        """Length of the lease that a claim gives."""
+        return max(self.lease_ms, round(self.first_heartbeat_s * 1000))
+
+    @property
+    def service_url(self) -> str:
+        """Address of the service for a process on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def logs_dir(self) -> Path:
+        """Folder of the drivers' logs."""
+        return self.data_dir / "logs"
+
+    def runtime(self) -> Runtime:
+        """Return what a driver needs to know of the deployment."""
+        return Runtime(
+            roots=dict(self.roots),
+            store_url=self.store_url,
+            scratch_dir=str(self.data_dir / "scratch"),
+            lease_s=self.lease_s,
+            heartbeat_s=self.heartbeat_s,
+            num_workers=self.num_workers,
+            shards_per_task=self.shards_per_task,
+            threads_per_worker=self.threads_per_worker,
+            composer_threads=self.composer_threads,
+            micro_batch=self.micro_batch,
+            idle_release_s=self.idle_release_s,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables from which another process reads the same settings."""
+        plain = self.model_dump(mode="json") | {"database_url": self.database_url.get_secret_value()}
+        return {
+            PREFIX + name.upper(): value if isinstance(value, str) else json.dumps(value)
+            for name, value in plain.items()
+        }
+
+
+def refuse_unknown_keys(environ: Mapping[str, str]) -> None:
+    """Raise ValueError when `environ` holds a SUPERBATCH_* key that no setting reads: a typo must not pass silently."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_KEYS
+    unknown = sorted(key for key in environ if key.upper().startswith(PREFIX) and key.upper() not in known)
+    if unknown:
+        raise ValueError(
+            f"every {PREFIX}* variable must be a setting; got {', '.join(unknown)} (environment). "
+            f"Remove or correct it; the settings are {', '.join(sorted(known))}"
+        )
+
+
+def read_settings(environ: Mapping[str, str] = os.environ, **overrides: object) -> Settings:
+    """Return the settings of this process: `overrides` win over the environment, which wins over defaults."""
+    refuse_unknown_keys(environ)
+    return Settings(**overrides)  # type: ignore[arg-type]

@@ -1,0 +1,242 @@
+"""The supervisor: claims jobs, runs one driver process for each, and cleans up after every one of them.
+
+It renews no lease: a driver's own heartbeats do. It looks at the queue every `poll_s`. The job of a driver that is gone
+is released at once; a driver whose job was cancelled or taken over is asked to stop, and killed after `stop_grace_s`.
+Several supervisors may share a catalog. One that is told to stop stops its drivers; their jobs are QUEUED again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, select
+
+from superbatch_server.schemas.jobs import JobState
+from superbatch_server.service import leash
+from superbatch_server.service.catalog.claims import (
+    Claim,
+    attempt_ended,
+    attempt_started,
+    cancel_abandoned,
+    claim,
+)
+from superbatch_server.service.catalog.engine import create_engine, read, write
+from superbatch_server.service.catalog.migrations import migrate
+from superbatch_server.service.catalog.segments import mark_end_logged, newest_log_files, unlogged_ends
+from superbatch_server.service.catalog.tables import jobs
+from superbatch_server.service.processes import DriverProcess, kill, orphaned_processes
+from superbatch_server.service.settings import Settings, read_settings
+from superbatch_server.service.verification import verify_pending
+from superbatch_server.storage.roots import open_roots
+from superbatch_server.storage.store import ArtifactStore, open_store
+
+log = logging.getLogger("superbatch.supervisor")
+
+_AFTER_FAULT_S = 2.0
+_SWEEP_S = 5.0
+
+
+@dataclass
+class Running:
+    """A claim and its process; `kill_at` is set once it has been asked to stop."""
+
+    claim: Claim
+    process: DriverProcess
+    kill_at: float | None = None
+
+
+class Supervisor:
+    """Runs drivers until it is told to stop."""
+
+    def __init__(self, *, engine: Engine, settings: Settings, store: ArtifactStore) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._store = store
+        self._running: list[Running] = []
+        self._orphans: dict[int, float] = {}
+        self._sweep_at = 0.0
+        self._is_stopping = False
+        self.id = f"supervisor_{secrets.token_hex(8)}"
+
+    def run(self, stop: threading.Event) -> None:
+        """Look at the queue every `poll_s` until `stop` is set, then stop the drivers."""
+        while not stop.is_set():
+            try:
+                self.look()
+            except Exception:
+                # Drivers run on without us for a lease; a database or a store that is away comes back.
+                log.exception("the supervisor could not finish its round and tries again in %s s", _AFTER_FAULT_S)
+                stop.wait(_AFTER_FAULT_S)
+            stop.wait(self._settings.poll_s)
+        self.stop_drivers()
+
+    def look(self) -> None:
+        """Do one round."""
+        self._release_ended()
+        self._stop_unwanted()
+        self._sweep_orphans()
+        cancel_abandoned(self._engine)
+        self._start_claimed()
+        self._log_ends()
+
+    def stop_drivers(self) -> None:
+        """Stop every driver within `stop_grace_s` and put its job back into the queue."""
+        self._is_stopping = True
+        for running in self._running:
+            running.process.terminate()
+        deadline = time.monotonic() + self._settings.stop_grace_s
+        while time.monotonic() < deadline and any(r.process.outcome() is None for r in self._running):
+            time.sleep(0.02)
+        for running in self._running:
+            running.process.destroy()
+        self._release_ended()
+
+    def _release_ended(self) -> None:
+        for running in list(self._running):
+            outcome = running.process.outcome()
+            if outcome is None:
+                continue
+            running.process.destroy()
+            with write(self._engine) as connection:
+                attempt_ended(
+                    connection,
+                    running.claim.job_id,
+                    running.claim.token,
+                    outcome,
+                    max_crashes=self._settings.max_crashes,
+                    crashed=not self._is_stopping,
+                )
+            self._running.remove(running)
+            log.info("attempt %s:%s %s", running.claim.job_id, running.claim.token, outcome)
+
+    def _stop_unwanted(self) -> None:
+        held = self._held_states()
+        for running in self._running:
+            state = held.get((running.claim.job_id, running.claim.token))
+            if state == JobState.RUNNING:
+                continue
+            if running.kill_at is None:
+                running.kill_at = time.monotonic() + self._settings.stop_grace_s
+                # One that has released or finished its job is about to exit; it may still write the log's end.
+                if state in (None, JobState.CANCELLING):
+                    running.process.terminate()
+            elif time.monotonic() >= running.kill_at:
+                running.process.destroy()
+
+    def _held_states(self) -> dict[tuple[str, int], str]:
+        if not self._running:
+            return {}
+        ids = [running.claim.job_id for running in self._running]
+        with read(self._engine) as connection:
+            rows = connection.execute(select(jobs.c.id, jobs.c.token, jobs.c.state).where(jobs.c.id.in_(ids)))
+            return {(row.id, row.token): row.state for row in rows}
+
+    def _start_claimed(self) -> None:
+        settings = self._settings
+        while len(self._running) < settings.max_running:
+            claimed = claim(
+                self._engine, self.id, socket.gethostname(), settings.first_lease_ms, max_crashes=settings.max_crashes
+            )
+            if claimed is None:
+                return
+            self._start(claimed)
+
+    def _start(self, claimed: Claim) -> None:
+        log_path = self._settings.logs_dir / f"{claimed.job_id}-{claimed.token}.log"
+        try:
+            process = DriverProcess(
+                self._settings.driver_command,
+                attempt=f"{claimed.job_id}:{claimed.token}",
+                variables={
+                    "SUPERBATCH_SERVICE_URL": self._settings.service_url,
+                    "SUPERBATCH_JOB": claimed.job_id,
+                    "SUPERBATCH_TOKEN": str(claimed.token),
+                    "SUPERBATCH_ATTEMPT_SECRET": claimed.secret,
+                },
+                log_path=log_path,
+            )
+        except OSError as error:
+            with write(self._engine) as connection:
+                attempt_ended(
+                    connection,
+                    claimed.job_id,
+                    claimed.token,
+                    f"could not start: {error}",
+                    max_crashes=self._settings.max_crashes,
+                )
+            return
+        self._running.append(Running(claimed, process))
+        log.info("attempt %s:%s began, process %s", claimed.job_id, claimed.token, process.pid)
+        with write(self._engine) as connection:
+            attempt_started(connection, claimed, pid=process.pid, log_path=str(log_path))
+
+    def _log_ends(self) -> None:
+        with read(self._engine) as connection:
+            ended = {job_id: newest_log_files(connection, job_id) for job_id in unlogged_ends(connection)}
+        for job_id, files in ended.items():
+            for file in files:
+                self._store.put_new(file.key, file.text.encode())
+            with write(self._engine) as connection:
+                mark_end_logged(connection, job_id)
+
+    def _sweep_orphans(self) -> None:
+        """Kill what a dead supervisor's drivers left, once they have had the time to end by themselves."""
+        now = time.monotonic()
+        if now < self._sweep_at:
+            return
+        self._sweep_at = now + min(_SWEEP_S, self._settings.stop_grace_s)
+        self._orphans = {pid: self._orphans.get(pid, now) for pid in orphaned_processes()}
+        for pid, since in self._orphans.items():
+            if now - since >= self._settings.stop_grace_s:
+                log.warning("process %s of an attempt outlived its supervisor and is killed", pid)
+                kill(pid)
+
+
+def verify_until(stop: threading.Event, verify: Callable[[], bool], *, poll_s: float) -> None:
+    """Verify registered data sets and models, one piece of work after the other, until `stop` is set."""
+    while not stop.is_set():
+        try:
+            found_work = verify()
+        except Exception:
+            log.exception("verification could not finish a piece and tries again in %s s", _AFTER_FAULT_S)
+            stop.wait(_AFTER_FAULT_S)
+            continue
+        if not found_work:
+            stop.wait(poll_s)
+
+
+def main(arguments: list[str]) -> int:
+    """Run a supervisor until SIGTERM; the one argument is the parent's process id."""
+    leash.watch_parent(int(arguments[0]))
+    logging.basicConfig(format="%(asctime)s %(name)s %(message)s")
+    log.setLevel(logging.INFO)
+    settings = read_settings(os.environ)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    engine = create_engine(settings.database_url.get_secret_value())
+    migrate(engine)
+    roots = open_roots(settings.roots)
+    verifier = threading.Thread(
+        target=verify_until,
+        args=(stop, lambda: verify_pending(engine, roots)),
+        kwargs={"poll_s": settings.poll_s},
+        name="verification",
+        daemon=True,
+    )
+    verifier.start()
+    Supervisor(engine=engine, settings=settings, store=open_store(settings.store_url)).run(stop)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Training of guide models, and evaluation."""

@@ -1,0 +1,1 @@
+"""The driver of one attempt: index and embed shards, draw, score, compose, commit."""

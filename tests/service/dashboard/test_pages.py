@@ -1,0 +1,225 @@
+"""Pages over a made-up catalog: every state renders, nothing from outside is markup, nobody gets in without cookie."""
+
+from __future__ import annotations
+
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine
+
+from superbatch_server.service.catalog.engine import write
+from superbatch_server.service.dashboard.rendering import CONTENT_POLICY, STATIC
+from tests.service.dashboard.conftest import make_app, new_engine, sign_in
+from tests.service.dashboard.seed import HOSTILE, LEARNER, Made, publish, seed, set_job
+
+VOID = {"meta", "link", "br", "hr", "img", "input", "path", "circle", "rect"}
+
+
+class Outline(HTMLParser):
+    """Checks that elements close in order, and collects what a page refers to and which elements it has."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.handlers: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("href", "src", "action", "data-live"):
+                self.links.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+            if name.startswith("on") or name == "style":
+                self.handlers.append(name)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open, f"</{tag}> closes nothing"
+            assert self.open.pop() == tag
+
+
+def outline(html: str) -> Outline:
+    parsed = Outline()
+    parsed.feed(html)
+    parsed.close()
+    assert parsed.open == []
+    return parsed
+
+
+@pytest.fixture
+def client(engine: Engine, made: Made, tmp_path: Path) -> TestClient:
+    return sign_in(TestClient(make_app(engine, tmp_path)), now_s=time.time())
+
+
+def pages(made: Made) -> list[str]:
+    return ["/", *(f"/jobs/{job_id}" for job_id in made.jobs.values())]
+
+
+def test_every_state_renders_as_well_formed_html(client: TestClient, made: Made) -> None:
+    for path in pages(made):
+        for address in (path, "/live" + ("/home" if path == "/" else path)):
+            answer = client.get(address)
+            assert answer.status_code == 200, address
+            found = outline(answer.text)
+            assert len(found.ids) == len(set(found.ids)), f"an id stands twice in {address}"
+            assert found.tags.count("h1") == 1
+
+
+def test_no_page_refers_to_another_host_or_holds_inline_code(client: TestClient, made: Made) -> None:
+    for path in [*pages(made), "/jobs/none"]:
+        answer = client.get(path)
+        found = outline(answer.text)
+        assert found.handlers == [], "the content policy would block it"
+        assert all(re.match(r"(/(?!/)|#)", link) for link in found.links), found.links
+        assert re.findall(r"https?://", answer.text) == []
+        assert answer.headers["Content-Security-Policy"] == CONTENT_POLICY
+        assert "unsafe" not in CONTENT_POLICY
+
+
+def test_names_from_outside_are_text_and_never_markup(client: TestClient, made: Made) -> None:
+    for path in ("/", f"/jobs/{made.jobs['hostile']}", f"/jobs/{HOSTILE.replace('/', '')}"):
+        html = client.get(path).text
+        found = outline(html)
+        assert found.tags.count("script") == 1, "the page's own script and no other"
+        assert "img" not in found.tags
+        assert "{{ 7 * 7 }}" in html, "a name must not be run as a template"
+        assert "&lt;script&gt;" in html
+
+
+def test_a_failed_job_shows_its_error_and_what_to_do(client: TestClient, made: Made) -> None:
+    html = client.get(f"/jobs/{made.jobs['failed']}").text
+    assert "shard_changed" in html
+    assert "pool-03.tar" in html
+    assert f"superbatch retry {made.jobs['failed']}" in html
+    assert "The 87 published batches stay" in html
+
+
+def test_a_running_job_shows_its_figures_charts_and_tables(client: TestClient, made: Made) -> None:
+    html = client.get(f"/jobs/{made.jobs['running']}").text
+    assert "Mean learnability" in html
+    assert "Not drawn: 46 batches scored by easy reference instead." in html
+    assert "Staleness in batches over seq: staleness newest 40" in html
+    assert "Generation over seq: generation newest 6" in html
+    assert ">0.800<" in html
+    assert ">168,320<" in html
+    assert "undecodable image" in html
+    assert all(source in html for source in ("emoji", "flags", "interface-a", "interface-b"))
+
+
+def test_a_uniform_job_has_no_scores_to_draw(client: TestClient, made: Made) -> None:
+    assert "<figure" not in client.get(f"/jobs/{made.jobs['uniform']}").text
+
+
+def test_a_waiting_job_says_for_whom(client: TestClient, made: Made) -> None:
+    assert "trainer has trained more: it is 41 behind" in client.get(f"/jobs/{made.jobs['waiting']}").text
+
+
+def test_a_job_that_is_being_indexed_shows_its_shards(client: TestClient, made: Made) -> None:
+    html = client.get(f"/jobs/{made.jobs['indexing']}").text
+    assert '<progress max="12" value="7" aria-label="Shards">' in html
+    assert "3 so far." in html
+
+
+def test_an_unknown_job_is_a_page_of_its_own(client: TestClient) -> None:
+    answer = client.get("/jobs/job_ffffffffffffffff")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "job_ffffffffffffffff" in answer.text
+    assert 'href="/"' in answer.text
+
+
+@pytest.mark.parametrize("path", ["/", "/live/home", "/jobs/job_0000000000000000", "/jobs/none"])
+def test_without_a_cookie_only_the_way_in_is_shown(engine: Engine, made: Made, tmp_path: Path, path: str) -> None:
+    anyone = TestClient(make_app(engine, tmp_path))
+    answer = anyone.get(path)
+    assert answer.status_code == 401
+    assert "superbatch dashboard" in answer.text
+    assert "curate emoji" not in answer.text
+    late = sign_in(TestClient(make_app(engine, tmp_path)), now_s=time.time() - 30 * 24 * 3600)
+    assert late.get(path).status_code == 401
+
+
+def test_an_unchanged_page_is_not_sent_again(client: TestClient, made: Made) -> None:
+    path = f"/live/jobs/{made.jobs['done']}"
+    first = client.get(path)
+    again = client.get(path, headers={"If-None-Match": first.headers["ETag"]})
+    assert again.status_code == 304
+    assert again.content == b""
+
+
+def test_pages_stop_asking_when_nothing_will_change(client: TestClient, made: Made) -> None:
+    over, live = (f"/live/jobs/{made.jobs[what]}" for what in ("uniform", "running"))
+    assert client.get(over).headers["X-Live"] == "over"
+    assert client.get(live).headers["X-Live"] == "on"
+    assert "data-live" not in client.get(over.removeprefix("/live")).text
+
+
+def test_new_batches_appear_on_the_next_look(tmp_path: Path) -> None:
+    engine = new_engine(tmp_path)
+    job_id = seed(engine).jobs["running"]
+    client = sign_in(TestClient(make_app(engine, tmp_path)), now_s=time.time())
+    assert ">168,320<" in client.get(f"/jobs/{job_id}").text
+    with write(engine) as connection:
+        publish(connection, job_id, 10, pushes=True, first=263)
+        set_job(connection, job_id, next_seq=273)
+    assert ">174,720<" in client.get(f"/jobs/{job_id}").text
+    assert "273 <span" in client.get(f"/jobs/{job_id}").text
+    engine.dispose()
+
+
+def test_an_empty_catalog_says_how_to_begin(tmp_path: Path) -> None:
+    engine = new_engine(tmp_path)
+    client = sign_in(TestClient(make_app(engine, tmp_path)), now_s=time.time())
+    html = client.get("/").text
+    assert "superbatch datasets add ./pictures" in html
+    assert "superbatch models add ./reference" in html
+    engine.dispose()
+
+
+def test_static_files_are_served_and_small(client: TestClient) -> None:
+    for path in STATIC.iterdir():
+        answer = client.get(f"/static/{path.name}")
+        assert answer.status_code == 200
+        assert answer.content == path.read_bytes()
+        assert b"http://" not in answer.content.replace(b"http://www.w3.org/2000/svg", b"")
+        assert b"https://" not in answer.content
+    assert sum(path.stat().st_size for path in STATIC.iterdir()) < 100_000
+    assert LEARNER in client.get("/").text
+
+
+def test_text_and_ground_have_enough_contrast() -> None:
+    css = (STATIC / "dashboard.css").read_text()
+    light, dark = (dict(re.findall(r"--(\w[\w-]*): (#[0-9a-f]{6})", part)) for part in css.split("@media", 2)[:2])
+    for theme in (light, dark):
+        for ink in ("ink", "quiet", "accent", "good", "bad", "warn"):
+            for ground in ("page", "card"):
+                assert contrast(theme[ink], theme[ground]) >= 4.5, (ink, ground)
+        assert contrast(theme["bad"], theme["bad-ground"]) >= 4.5
+        assert contrast(theme["quiet"], theme["bad-ground"]) >= 4.5
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2.2, contrast ratio."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)

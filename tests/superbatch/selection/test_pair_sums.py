@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from superbatch.selection.block_threads import CANDIDATE_BLOCK, CHOSEN_BLOCK, BlockThreads
+from superbatch.selection.pair_sums import Negatives, add_negative_losses, softplus_sum
+
+from tests.superbatch.selection import made
+
+
+def plain_softplus_sum(logits: torch.Tensor) -> torch.Tensor:
+    return torch.logaddexp(logits.double(), torch.zeros(1, dtype=torch.float64)).sum(0)
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 63, 64, 65, 127, 204, 256])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 2e-6)])
+@pytest.mark.parametrize(("low", "high"), [(-12, -8), (-90, 90), (-200, -100), (0, 200)])
+def test_grouped_logarithms_equal_the_plain_sum(
+    num_rows: int, dtype: torch.dtype, tolerance: float, low: float, high: float
+) -> None:
+    generator = torch.Generator().manual_seed(num_rows)
+    logits = (torch.rand(num_rows, 5, generator=generator, dtype=torch.float64) * (high - low) + low).to(dtype)
+    expected = plain_softplus_sum(logits)
+    got = softplus_sum(logits.clone(), scratch=torch.empty_like(logits)).double()
+    floor = num_rows * float(np.exp(-40.0 if dtype == torch.float32 else -300.0))  # what is added for e^L below it
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=2 * floor)
+
+
+def test_young_models_keep_the_digits_of_small_losses() -> None:
+    # e^-16 is 1e-7, at the rounding of 1 in fp32: log(prod(1 + e^L)) taken plainly would lose most of it.
+    logits = torch.full((200, 3), -16.0)
+    expected = plain_softplus_sum(logits)
+    plainly = (1 + logits.exp()).prod(0).log().double()
+    assert ((plainly - expected).abs() / expected).min() > 0.02
+    got = softplus_sum(logits.clone(), scratch=torch.empty_like(logits)).double()
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("B", [1, 5, CANDIDATE_BLOCK, CANDIDATE_BLOCK + 1])
+@pytest.mark.parametrize("n", [1, 3, CHOSEN_BLOCK, CHOSEN_BLOCK + 1])
+def test_blocked_sums_equal_the_whole_product(B: int, n: int) -> None:
+    rng = np.random.default_rng(B + n)
+    candidates, chosen = made.model(rng, B, 4), made.model(rng, n, 4)
+    logits_Bn = 100.0 * candidates.image @ chosen.text.T - 10.0
+    logits_nB = 100.0 * chosen.image @ candidates.text.T - 10.0
+    expected_B = 2.5 - 0.5 * plain_softplus_sum(torch.cat([logits_Bn.T, logits_nB]))
+    total_B = torch.full((B,), 2.5, dtype=torch.float64)
+    with BlockThreads(B, total_B.device) as threads:
+        add_negative_losses(total_B, [Negatives(-0.5, candidates, chosen)], threads=threads)
+    torch.testing.assert_close(total_B, expected_B, rtol=1e-11, atol=1e-11)
