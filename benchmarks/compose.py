@@ -6,7 +6,8 @@ Selection of b from B with cached embeddings of both models, against the same 4(
 type, threads and process, in turn; medians. The products are timed twice: whole, as torch runs them, and cut and spread
 over threads as the selection does it. `gemm_fraction` is against the faster of the two, `gemm_fraction_whole` against
 whole products. Nothing is made ahead: the checks and the noise are inside the selection's time.
-The last line is `BENCH {json}`.
+`serve_ready_s` is the time from starting `superbatch serve` to its first healthy answer; `commit_overhead_ms` what
+publishing adds to a composed batch of this size (see measured/commit_driver.py). The last line is `BENCH {json}`.
 
 Letters: B candidates, D width, n drawn in one round, b in all, N rounds.
 """
@@ -23,6 +24,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from measured.service import measure_service
 from superbatch.selection import Candidates, DualEmbeddings, SelectionSpec, select
 from superbatch.selection.block_threads import BlockThreads, Workspace
 from superbatch.selection.draw import chunk_sizes
@@ -56,7 +58,7 @@ def main() -> None:
     shorter.add_argument("--tiny", action="store_true", help="a toy size, under 5 s: proves that it runs")
     args = parser.parse_args()
     mode = "tiny" if args.tiny else "quick" if args.quick else "full"
-    figures: Figures = {"mode": mode, **measure_selection(SIZES[mode]), **measure_service()}
+    figures: Figures = {"mode": mode, **measure_selection(SIZES[mode]), **measure_service_part(mode)}
     for name, figure in figures.items():
         print(f"{name:24} {figure}")
     print("BENCH " + json.dumps(figures))
@@ -91,15 +93,16 @@ def measure_selection(size: Size) -> Figures:
     }
 
 
-def measure_service() -> Figures:
+def measure_service_part(mode: str) -> Figures:
     """Return the times of the service: start to ready, and what a commit adds to a batch."""
-    reason = "the service is not measured by this benchmark yet"
-    return {
-        "serve_ready_s": None,
-        "serve_ready_s_reason": reason,
-        "commit_overhead_ms": None,
-        "commit_overhead_ms_reason": reason,
-    }
+    if mode == "tiny":
+        reason = "a tiny run starts no service; use --quick"
+        return {name: value for key in ("serve_ready_s", "commit_overhead_ms") for name, value in _missing(key, reason)}
+    return {**measure_service(num_starts=3 if mode == "quick" else 7)}
+
+
+def _missing(key: str, reason: str) -> list[tuple[str, str | None]]:
+    return [(key, None), (f"{key}_reason", reason)]
 
 
 def made_candidates(size: Size) -> Candidates:

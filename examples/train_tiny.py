@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
+
 from superbatch.formats.reader import Example, ExampleReader
 from superbatch.log import BatchLog, LogState
 from superbatch.tiny.flops import forward_flops_per_example

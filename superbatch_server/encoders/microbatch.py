@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from superbatch.formats.errors import InvalidInput
 
+from superbatch.formats.errors import InvalidInput
 from superbatch_server.encoders.protocol import DualEncoder, Embeddings, PreparedRow
 
 

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 
 import torch
+
 from superbatch.formats.errors import InvalidInput
 
 _PREFIX = b"superbatch-numerics-v1\0"

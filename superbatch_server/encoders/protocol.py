@@ -1,16 +1,18 @@
 """What the service asks of a dual encoder, whatever its family.
 
-B rows, D embedding width. Tower a is the picture ("image"), tower b the caption ("text").
+B rows, D embedding width; C colours, H x W pixels, T tokens. Tower a is the picture ("image"), tower b the caption
+("text").
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float32, Int64, UInt8
 
 MAX_NORM_ERROR = 2e-3
 """How far the norm of an embedding may be from 1: what fp16 storage and bf16 towers need."""
@@ -23,16 +25,16 @@ class PreparedRow:
     Opaque to everyone but the encoder that made it. Small enough to hold many: pixels stay uint8.
     """
 
-    image: npt.NDArray[np.uint8]
-    text: npt.NDArray[np.int64]
+    image: UInt8[np.ndarray, "C H W"]
+    text: Int64[np.ndarray, " T"]
 
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
     """Unit vectors of B pairs, one row per pair."""
 
-    image_BD: npt.NDArray[np.float32]
-    text_BD: npt.NDArray[np.float32]
+    image_BD: Float32[np.ndarray, "B D"]
+    text_BD: Float32[np.ndarray, "B D"]
 
     def __len__(self) -> int:
         """Return B."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from superbatch.formats.errors import InvalidInput
-
 from superbatch_server.encoders import tiny
 from superbatch_server.encoders.protocol import DualEncoder
 

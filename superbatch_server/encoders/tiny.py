@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+
 from superbatch.formats.errors import InvalidInput
 from superbatch.tiny.config import TinyConfig
 from superbatch.tiny.flops import forward_flops_per_example
@@ -20,7 +21,6 @@ from superbatch.tiny.picture import MAX_PIXELS, open_picture, read_caption
 from superbatch.tiny.preprocess import PREPROCESS_VERSION, picture_to_pixels
 from superbatch.tiny.tokenizer import TinyTokenizer
 from superbatch.tiny.weights import check_fit, load_weights
-
 from superbatch_server.encoders.protocol import MAX_NORM_ERROR, Embeddings, PreparedRow
 
 ROLES = frozenset({"weights", "config", "tokenizer"})

@@ -16,8 +16,7 @@ SuperbatchError (superbatch.formats.errors)
     │   ├── InUse
     │   ├── WrongState
     │   ├── WrongSeq
-    │   ├── NumericsChanged
-    │   └── RequestInProgress
+    │   └── NumericsChanged
     ├── Gone 410
     │   └── BehindRetention
     ├── BodyTooLarge 413
@@ -160,12 +159,6 @@ class NumericsChanged(Conflict):
     """The job began under another numerics profile."""
 
     code, title = "numerics_changed", "Another numerics profile"
-
-
-class RequestInProgress(Conflict):
-    """A request with the same Idempotency-Key is being answered right now."""
-
-    code, title = "request_in_progress", "The same request is in progress"
 
 
 class Gone(ApiError):

@@ -20,9 +20,7 @@ class SourceStats(Body):
     selected: int
     dropped: int = Field(description="Candidates whose learner embedding was not finite.")
     filter_ratio: float | None = Field(description="1 - selected / candidates.")
-    pool_share: float | None = Field(
-        description="Share of the eligible rows; of the candidates until they are known."
-    )
+    pool_share: float | None = Field(description="Share of the eligible rows; of the candidates until they are known.")
     kept_share: float | None = Field(description="Share of the selected rows.")
     lift: float | None = Field(description="kept_share / pool_share.")
 

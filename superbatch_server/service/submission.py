@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
-from superbatch.formats.schedule import Schedule, largest_super_batch, parse_schedule, super_batch_size
 
+from superbatch.formats.schedule import Schedule, largest_super_batch, parse_schedule, super_batch_size
 from superbatch_server.schemas.datasets import Dataset
 from superbatch_server.schemas.errors import (
     DatasetNotReady,

@@ -14,11 +14,11 @@ from itertools import accumulate
 from typing import cast
 
 from sqlalchemy import Engine
+
 from superbatch.formats.canonical import JsonValue, canonical_json
 from superbatch.formats.digests import dataset_fingerprint, weak_shard_fingerprint
 from superbatch.formats.errors import SuperbatchError
 from superbatch.formats.tar import count_samples
-
 from superbatch_server.schemas.datasets import Dataset, ShardEntry
 from superbatch_server.schemas.errors import DigestMismatch, InvalidRequest, NotJson
 from superbatch_server.schemas.models import FileRef, Model, ModelManifest

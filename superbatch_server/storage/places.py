@@ -7,7 +7,6 @@ from urllib.parse import unquote, urlsplit
 
 from superbatch.formats.errors import InvalidInput
 from superbatch.formats.keys import checked_key
-
 from superbatch_server.schemas.errors import UnsafeKey
 
 REMOTE_SCHEMES = ("s3", "gs", "az", "memory")

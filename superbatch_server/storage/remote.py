@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import from_url
-from superbatch.formats.errors import InvalidInput
 
+from superbatch.formats.errors import InvalidInput
 from superbatch_server.schemas.errors import ObjectMissing, Unavailable
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from superbatch.tiny.weights import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 
+from superbatch.tiny.weights import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from superbatch_server.encoders.microbatch import encode_padded
 from superbatch_server.encoders.protocol import DualEncoder
 from superbatch_server.encoders.registry import load_encoder

@@ -14,7 +14,6 @@ from pathlib import Path
 from superbatch.formats.errors import InvalidInput
 from superbatch.formats.tar import iter_samples
 from superbatch.tiny.picture import BadRow, read_caption
-
 from superbatch_server.encoders.protocol import DualEncoder, PreparedRow
 
 PICTURE_SUFFIXES = ("png", "jpg", "jpeg", "webp")

@@ -174,7 +174,8 @@ def walk_of(bundle: AttemptBundle) -> Walk:
 
 
 def _walk_shard(shard: ShardEntry) -> WalkShard:
-    assert shard.start_index is not None and shard.rows is not None, "a READY data set knows its rows"
+    assert shard.start_index is not None, "a READY data set knows its rows"
+    assert shard.rows is not None
     return WalkShard(shard.shard_id, shard.start_index, shard.rows)
 
 

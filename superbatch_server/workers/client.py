@@ -1,4 +1,4 @@
-"""The driver's side of the internal API: every call fenced by (job, token), repeated through a restart of the service."""
+"""The driver's side of the internal API: calls fenced by (job, token), repeated through a restart of the service."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import httpx
-from superbatch.formats.errors import ServiceError, ServiceUnreachable
 
+from superbatch.formats.errors import ServiceError, ServiceUnreachable
 from superbatch_server.schemas.attempts import (
     AttemptBundle,
     CacheEntry,
@@ -162,7 +162,9 @@ class AttemptClient:
         timeout = self._http.timeout if timeout_s is None else httpx.Timeout(timeout_s)
         headers = {} if body is None else {"Content-Type": "application/json"}
         try:
-            response = self._http.request(method, self._attempt_url + path, content=content, headers=headers, timeout=timeout)
+            response = self._http.request(
+                method, self._attempt_url + path, content=content, headers=headers, timeout=timeout
+            )
         except httpx.TransportError as error:
             return str(error) or type(error).__name__
         if response.status_code >= 500 or response.status_code == 429:

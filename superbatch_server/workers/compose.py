@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+
 from superbatch.formats.batch_list import batch_rows
 from superbatch.formats.errors import SuperbatchError
 from superbatch.formats.score_shard import NOT_CHOSEN, SCORE_SHARD_SCHEMA
@@ -20,25 +21,15 @@ from superbatch.selection.dispatch import select
 from superbatch.selection.losses import diagonal_loss, own_conditional_loss
 from superbatch.selection.slots import slot_permutation
 from superbatch.selection.spec import Selection, SelectionSpec
-
 from superbatch_server.schemas import jobs
 from superbatch_server.schemas.attempts import ScheduleRow, SourceCounts
 from superbatch_server.workers.embed import UNIT_NORM_TOLERANCE
 from superbatch_server.workers.row_scorer import RowEmbeddings
 
-_SAME_COLUMNS = [
-    "uid",
-    "dataset_index",
-    "shard_id",
-    "sample_index",
-    "key",
-    "sample_offset",
-    "sample_length",
-    "a_offset",
-    "a_length",
-    "b_offset",
-    "b_length",
-]
+_SAME_COLUMNS = (
+    *("uid", "dataset_index", "shard_id", "sample_index", "key", "sample_offset", "sample_length"),
+    *("a_offset", "a_length", "b_offset", "b_length"),
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -54,8 +45,8 @@ class LearnerNotFinite(SuperbatchError):
 
     def __str__(self) -> str:
         return (
-            f"at least b = {self.b} candidates must have a finite learner embedding; got {self.finite} (seq {self.seq}). "
-            "Look for a learner that diverged, and push an earlier checkpoint."
+            f"at least b = {self.b} candidates must have a finite learner embedding; got {self.finite} "
+            f"(seq {self.seq}). Look for a learner that diverged, and push an earlier checkpoint."
         )
 
 

@@ -1,7 +1,7 @@
 """The driver of one attempt: `python -m superbatch_server.workers.driver`.
 
-Reads SUPERBATCH_SERVICE_URL, SUPERBATCH_JOB, SUPERBATCH_TOKEN and SUPERBATCH_ATTEMPT_SECRET, and nothing else. Logs one line
-per step to stderr. Ends with one of `Exit`.
+Reads SUPERBATCH_SERVICE_URL, SUPERBATCH_JOB, SUPERBATCH_TOKEN and SUPERBATCH_ATTEMPT_SECRET, and nothing else. Logs
+one line per step to stderr. Ends with one of `Exit`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path
 from types import FrameType
 
 from superbatch.formats.errors import ServiceError, ServiceUnreachable, SuperbatchError
-
 from superbatch_server.schemas.attempts import AttemptBundle, EventReport, Finish
 from superbatch_server.schemas.errors import LeaseLost, Unavailable
 from superbatch_server.storage.store import open_store

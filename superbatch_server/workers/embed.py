@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
 from superbatch.formats.errors import CorruptFile
 from superbatch.formats.parquet_file import ParquetSource, render_parquet
 from superbatch.tiny.picture import BadRow
-
 from superbatch_server.encoders.microbatch import encode_padded
 from superbatch_server.encoders.protocol import DualEncoder, PreparedRow
 from superbatch_server.workers.index import OK

@@ -18,8 +18,8 @@ from superbatch_server.workers.worker_settings import WorkerSettings
 class Executor(Protocol):
     """Runs the two kinds of work of an attempt.
 
-    Law: receipts come once per task, in any order; embeddings come in the order of the rows. Neither depends on how many
-    workers there are or which of them did what. `run_shards` and `embed_rows` may run at the same time in two threads.
+    Law: receipts come once per task, in any order; embeddings come in the order of the rows. Neither depends on how
+    many workers there are or which of them did what. `run_shards` and `embed_rows` may run at the same time.
     """
 
     def run_shards(self, tasks: Sequence[ShardTask]) -> Iterator[ShardReceipt]:

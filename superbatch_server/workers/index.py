@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 import pyarrow as pa
+
 from superbatch.formats.canonical import canonical_json
 from superbatch.formats.errors import ShardChanged
 from superbatch.formats.parquet_file import ParquetSource, render_parquet
@@ -123,7 +124,7 @@ class IndexTable:
 
     def render(self) -> bytes:
         """Return the index file; the same shard always gives the same bytes under one version of pyarrow."""
-        table = pa.table({name: values for name, values in self._columns.items()}, schema=INDEX_SCHEMA)
+        table = pa.table(self._columns, schema=INDEX_SCHEMA)
         return render_parquet(
             [table], INDEX_SCHEMA, file_kind=FILE_KIND, metadata={"superbatch.index_spec": self._spec.digest().hex()}
         )

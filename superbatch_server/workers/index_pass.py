@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from superbatch.formats.errors import SuperbatchError
-
 from superbatch_server.schemas.attempts import CacheEntry, EventReport, PoolReport
 from superbatch_server.schemas.datasets import ShardEntry
 from superbatch_server.workers.cache_keys import embedding_cache_key, index_cache_key

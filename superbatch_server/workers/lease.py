@@ -12,13 +12,14 @@ from time import monotonic
 from typing import NoReturn, Protocol
 
 import psutil  # type: ignore[import-untyped]
-from superbatch.formats.errors import ServiceError, ServiceUnreachable
 
+from superbatch.formats.errors import ServiceError, ServiceUnreachable
 from superbatch_server.schemas.attempts import Heartbeat, HeartbeatAnswer
 from superbatch_server.schemas.errors import LeaseLost
 
 EXIT_LEASE_LOST = 75
 _WATCH_S = 0.5
+_GONE_S = 3.0
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class HeartbeatService(Protocol):
 
 
 class LeaseThread(Thread):
-    """Beats every `heartbeat_s`. Calls `on_cancel` once, and `on_lost` when the lease is lost or the supervisor is gone."""
+    """Beats every `heartbeat_s`. Calls `on_cancel` once, `on_lost` when lease or supervisor are gone."""
 
     def __init__(
         self,
@@ -97,8 +98,10 @@ def die(reason: str, *, clean_up: Callable[[], None] | None = None) -> NoReturn:
 
 
 def kill_descendants() -> None:
-    """Kill every process below this one."""
+    """Kill every process below this one, and wait a moment for them to be gone: they write into our folders."""
     with suppress(psutil.Error):
-        for child in psutil.Process().children(recursive=True):
+        children = psutil.Process().children(recursive=True)
+        for child in children:
             with suppress(psutil.Error):
                 child.send_signal(signal.SIGKILL)
+        psutil.wait_procs(children, timeout=_GONE_S)

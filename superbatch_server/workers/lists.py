@@ -9,7 +9,6 @@ from typing import Protocol
 
 from superbatch.formats.batch_list import digest_of_rows, list_name, write_batch_list
 from superbatch.formats.score_shard import write_score_shard
-
 from superbatch_server.schemas.attempts import (
     AttemptBundle,
     ScheduleRow,

@@ -11,7 +11,6 @@ from hashlib import sha256
 from pathlib import Path
 
 from superbatch.formats.errors import DigestMismatch
-
 from superbatch_server.encoders.protocol import DualEncoder
 from superbatch_server.encoders.registry import load_encoder
 from superbatch_server.schemas.models import FileRef, Model

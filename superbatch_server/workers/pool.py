@@ -15,9 +15,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
 from superbatch.formats.digests import eligible_digest
 from superbatch.formats.errors import DigestMismatch
-
 from superbatch_server.schemas.attempts import CacheEntry, PoolReport
 from superbatch_server.schemas.datasets import ShardEntry
 from superbatch_server.storage.store import ArtifactStore

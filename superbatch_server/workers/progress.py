@@ -11,8 +11,8 @@ from superbatch_server.schemas.jobs import Phase
 class Progress:
     """Phase and counters; any thread may set them.
 
-    Counters: shards_done, shards_total, rows_indexed, rows_quarantined, rows_total, batches_composed, batches_published,
-    batches_total.
+    Counters: shards_done, shards_total, rows_indexed, rows_quarantined, rows_total, batches_composed,
+    batches_published, batches_total.
     """
 
     def __init__(self) -> None:

@@ -15,7 +15,6 @@ from threading import Lock
 from typing import Any
 
 from superbatch.formats.errors import SuperbatchError
-
 from superbatch_server.workers.index import IndexSpec
 from superbatch_server.workers.model_files import EncoderFiles
 from superbatch_server.workers.row_reader import RowRef
@@ -41,7 +40,7 @@ class RayStopped(SuperbatchError):
 
 
 class RayExecutor:
-    """Starts Ray when made and stops it when closed. Make it in the main thread: Ray's processes end with that thread."""
+    """Starts Ray when made, stops it when closed. Make it in the main thread: Ray's processes end with that thread."""
 
     def __init__(
         self,
@@ -145,7 +144,7 @@ class _ShardActor:
 
 
 def _start_ray(*, num_cpus: int, temp_dir: Path, threads: int) -> None:
-    """Start Ray with as many logical CPUs as all pools need together: with fewer, a second pool waits without a word."""
+    """Start Ray with as many logical CPUs as all pools need together: with fewer, one waits without a word."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Inherited by Ray's processes. A runtime_env would do the same, but starts each worker anew instead of in advance.
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))

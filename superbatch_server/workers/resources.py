@@ -44,7 +44,7 @@ def check_resources(runtime: Runtime, machine: Machine, *, num_pools: int) -> st
     got = f"num_workers = {runtime.num_workers}, threads_per_worker = {runtime.threads_per_worker}"
     if load > REFUSE_ABOVE:
         raise ResourcesTooSmall(
-            f"workers x threads must not exceed {REFUSE_ABOVE:g} times the cores; got {threads} on {machine.cores} cores "
+            f"workers x threads must not exceed {REFUSE_ABOVE:g} times the cores; got {threads} on {machine.cores} "
             f"({got}). Lower SUPERBATCH_NUM_WORKERS or SUPERBATCH_THREADS_PER_WORKER."
         )
     if needed > machine.available_bytes:

@@ -7,7 +7,6 @@ from typing import BinaryIO, NamedTuple
 
 from superbatch.formats.errors import ShardChanged
 from superbatch.formats.uid import uid_of_bytes
-
 from superbatch_server.storage.roots import Root, find_root
 
 

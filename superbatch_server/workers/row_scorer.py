@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
 from superbatch.formats.errors import SuperbatchError
 from superbatch.tiny.picture import BadRow
-
 from superbatch_server.encoders.microbatch import encode_padded
 from superbatch_server.encoders.protocol import DualEncoder, PreparedRow
 from superbatch_server.storage.roots import open_roots

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
-from superbatch.selection.schedule import ScheduledParameters, SelectionSchedule
 
+from superbatch.selection.schedule import ScheduledParameters, SelectionSchedule
 from superbatch_server.schemas.attempts import AttemptBundle, RefreshState, ScheduleRow, WalkPosition
 from superbatch_server.schemas.errors import ReplayMismatch
 from superbatch_server.schemas.jobs import Criterion, CurateSpec, Method, SelectionSpec

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from superbatch.formats.digests import weak_shard_fingerprint
 from superbatch.formats.errors import ShardChanged
-
 from superbatch_server.storage.roots import Root
 
 if TYPE_CHECKING:

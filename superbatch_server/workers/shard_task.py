@@ -8,7 +8,6 @@ from time import monotonic
 
 from superbatch.formats.errors import ShardChanged, SuperbatchError
 from superbatch.formats.tar import iter_samples
-
 from superbatch_server.encoders.protocol import DualEncoder
 from superbatch_server.schemas.attempts import CacheEntry
 from superbatch_server.schemas.base import Body

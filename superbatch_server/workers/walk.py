@@ -1,9 +1,9 @@
 """The walk: in which order a job looks at the rows of its dataset.
 
-A block is `block_rows` consecutive rows of one shard; the last of a shard may be short. Pass p visits every block of the
-whole dataset once, in an order that depends on (seed, p) alone, and pass p + 1 follows without a break. Rows that are
-not eligible are stepped over. A row whose tower-a content is in the super-batch already is put off: it comes first in
-the next one. So two captions of one picture never meet, and no row is lost for it.
+A block is `block_rows` consecutive rows of one shard; the last of a shard may be short. Pass p visits every block of
+the whole dataset once, in an order that depends on (seed, p) alone, and pass p + 1 follows without a break. Rows that
+are not eligible are stepped over. A row whose tower-a content is in the super-batch already is put off: it comes first
+in the next one. So two captions of one picture never meet, and no row is lost for it.
 
 Letters: M blocks of the dataset, B candidates of one super-batch.
 """
@@ -17,8 +17,8 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from superbatch.formats.errors import SuperbatchError
 
+from superbatch.formats.errors import SuperbatchError
 from superbatch_server.schemas.attempts import WalkPosition
 
 CONTENT_BYTES = 32
@@ -36,8 +36,8 @@ class SuperBatchExceedsPool(SuperbatchError):
 
     def __str__(self) -> str:
         return (
-            f"B must not exceed the distinct eligible contents of tower a; got B = {self.B}, distinct = {self.distinct}. "
-            f"Lower b or f so that B <= {self.distinct}, or curate a larger dataset."
+            f"B must not exceed the distinct eligible contents of tower a; got B = {self.B}, "
+            f"distinct = {self.distinct}. Lower b or f so that B <= {self.distinct}, or curate a larger dataset."
         )
 
 
@@ -187,8 +187,8 @@ def pass_order(seed: int, pass_index: int, num_blocks: int) -> npt.NDArray[np.in
     """Return the order of the blocks 0 .. M-1 in one pass: block result[i] is the i-th.
 
     The blocks are sorted by raw 64-bit words of a generator seeded for the pass. Words of a bit generator are stable
-    between versions of numpy, which its `permutation` is not. 10^9 rows in blocks of 256 are 4 million blocks: 31 MB and
-    under half a second per pass, so that a permutation computed place by place is not worth its complexity.
+    between versions of numpy, which its `permutation` is not. 10^9 rows in blocks of 256 are 4 million blocks: 31 MB
+    and under a second per pass, so a permutation computed place by place is not worth its complexity.
     """
     words_M = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_ORDER_OF_BLOCKS, pass_index))).random_raw(
         num_blocks

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
 from superbatch.tiny.model import initial_model
 from superbatch.tiny.weights import save_model
-
 from superbatch_server.encoders.protocol import DualEncoder
 from superbatch_server.encoders.registry import load_encoder
 from tests.superbatch.tiny.made import CONFIG, WORDS, a_tokenizer

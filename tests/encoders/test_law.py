@@ -12,12 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from superbatch.tiny.config import TinyConfig
 from superbatch.tiny.flops import forward_flops_per_example
 from superbatch.tiny.model import initial_model
 from superbatch.tiny.picture import BadRow
 from superbatch.tiny.weights import load_model, save_weights
-
 from superbatch_server.encoders.protocol import MAX_NORM_ERROR, DualEncoder, PreparedRow
 from superbatch_server.encoders.registry import load_encoder
 from tests.encoders.made import a_pair, an_encoder, model_files

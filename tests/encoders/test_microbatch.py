@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from superbatch.formats.errors import InvalidInput
 
+from superbatch.formats.errors import InvalidInput
 from superbatch_server.encoders.microbatch import encode_padded
 from superbatch_server.encoders.protocol import Embeddings, PreparedRow
 from tests.encoders.made import a_pair, an_encoder

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from superbatch.formats.errors import InvalidInput
 
+from superbatch.formats.errors import InvalidInput
 from superbatch_server.encoders.numerics import NumericsProfile, local_profile
 
 PROFILE = NumericsProfile("2.13.0+cpu", "cpu AVX512", "float32", 1, 2, 64)

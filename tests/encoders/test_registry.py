@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from superbatch.formats.errors import InvalidInput
 
+from superbatch.formats.errors import InvalidInput
 from superbatch_server.encoders.registry import families, load_encoder
 from tests.encoders.made import model_files
 

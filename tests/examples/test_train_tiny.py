@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from superbatch.formats.errors import LogStalled
-from superbatch.tiny.weights import load_model, load_weights
 
 from examples import train_tiny
+from superbatch.formats.errors import LogStalled
+from superbatch.tiny.weights import load_model, load_weights
 from tests.examples.tiny_job import BATCH_SIZE, TinyJob
 from tests.superbatch.tiny.made import CONFIG
 

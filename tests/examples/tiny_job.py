@@ -9,12 +9,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pyarrow as pa
+
 from superbatch.formats.canonical import canonical_json
 from superbatch.formats.tar import TarSample, iter_samples
 from superbatch.formats.uid import uid_of_bytes
 from superbatch.log import BatchLog
 from superbatch.tiny.weights import save_settings
-
 from tests.encoders.made import a_pair
 from tests.superbatch.formats.sample_batches import a_batch, a_shard_table, a_tar
 from tests.superbatch.log.fake_service import JOB, TOKEN, FakeService

@@ -6,8 +6,8 @@ import pickle
 import re
 
 import pytest
-from superbatch.formats.errors import SuperbatchError
 
+from superbatch.formats.errors import SuperbatchError
 from superbatch_server.schemas import errors
 from superbatch_server.schemas.errors import STATUS_OF_CODE, ApiError, BehindRetention
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
-from superbatch.formats.bucket import LogEnd
 
+from superbatch.formats.bucket import LogEnd
 from superbatch_server.schemas.jobs import JobState
 from superbatch_server.service.catalog.engine import write
 from superbatch_server.service.catalog.queue import request_cancel

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
 import pytest
-from obstore.store import MemoryStore, S3Config, S3Store
-from superbatch.formats.errors import InvalidInput
+from obstore.store import MemoryStore, S3Store
 
+from superbatch.formats.errors import InvalidInput
 from superbatch_server.schemas.errors import ObjectMissing, Unavailable, UnknownRoot, UnsafeKey
 from superbatch_server.storage.remote import open_remote
 from superbatch_server.storage.roots import LocalRoot, RemoteRoot, Root, find_root, open_roots
+
+if TYPE_CHECKING:
+    from obstore.store import S3Config
 
 CONTENT = bytes(range(256)) * 9000  # longer than two reads of a megabyte
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from superbatch.formats.errors import InvalidInput
 
+from superbatch.formats.errors import InvalidInput
 from superbatch_server.training.held_out import read_held_out
 from tests.encoders.made import a_pair, an_encoder
 from tests.training.made import CONCEPTS, write_test_split

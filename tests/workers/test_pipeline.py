@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+
 from superbatch.formats.batch_list import BatchListReader
 from superbatch.formats.score_shard import read_score_shard
-
 from superbatch_server.schemas.errors import NumericsChanged, ReplayMismatch
 from superbatch_server.workers.row_scorer import ScoringFailed
 from superbatch_server.workers.walk import SuperBatchExceedsPool

@@ -33,7 +33,7 @@ def state(trained: int, *, active: int | None = None, live: bool = True) -> Refr
     return RefreshState(consumer_trained_seq=trained, consumer_live=live, active=candidate or None, unverified=None)
 
 
-# spec, seq, consumer's trained_seq, ACTIVE's trained_seq, consumer live, method, criterion -> rule, or what it waits for
+# spec, seq, consumer's trained_seq, ACTIVE's, consumer live, method, criterion -> rule, or what it waits for
 TABLE = [
     # no credit where the learner is not pushed
     (spec(updates="none"), 99, 0, None, True, JOINT, LEARNABILITY, "fixed"),
@@ -66,17 +66,9 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("job", "seq", "trained", "active", "live", "method", "criterion", "expected"), TABLE)
-def test_decision(
-    job: CurateSpec,
-    seq: int,
-    trained: int,
-    active: int | None,
-    live: bool,
-    method: Method,
-    criterion: Criterion,
-    expected: str,
-) -> None:
+@pytest.mark.parametrize("row", TABLE)
+def test_decision(row: tuple[CurateSpec, int, int, int | None, bool, Method, Criterion, str]) -> None:
+    job, seq, trained, active, live, method, criterion, expected = row
     found = decide(seq, job, state(trained, active=active, live=live), method=method, criterion=criterion)
     if isinstance(found, Wait):
         assert f"wait {found.waits_for}" == expected

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from superbatch.formats.digests import weak_shard_fingerprint
 from superbatch.formats.uid import uid_of_bytes
-
 from superbatch_server.schemas.attempts import CacheEntry
 from superbatch_server.storage.roots import open_roots
 from superbatch_server.workers.cache_keys import embedding_cache_key, index_cache_key

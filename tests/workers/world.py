@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
 from superbatch.formats.digests import dataset_fingerprint
 from superbatch.tiny.config import TinyConfig
 from superbatch.tiny.model import initial_model
 from superbatch.tiny.tokenizer import TinyTokenizer, train_tokenizer
 from superbatch.tiny.weights import save_model, save_weights
-
 from superbatch_server.schemas.datasets import DatasetManifest, ShardEntry
 from superbatch_server.schemas.models import FileRef, Model
 from superbatch_server.workers.worker_settings import WorkerSettings

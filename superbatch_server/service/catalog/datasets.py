@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
-from superbatch.formats import shards as table_format
 
+from superbatch.formats import shards as table_format
 from superbatch_server.schemas.datasets import Dataset, DatasetManifest, DatasetState, ShardEntry, ShardRef
 from superbatch_server.schemas.errors import DatasetNotReady, InUse, NotFound
 from superbatch_server.service.catalog.clock import now_ms, rfc3339

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, func, select
+
 from superbatch.formats.canonical import canonical_json
 from superbatch.formats.manifest import Manifest, NumericsProfile, Policy
 from superbatch.formats.schedule import largest_super_batch, parse_schedule
 from superbatch.formats.segments import Segment
-
 from superbatch_server.schemas.errors import BehindRetention, NotFound, OtherHistory, SeqBeyondLog
 from superbatch_server.schemas.jobs import CurateSpec, JobState, Method
 from superbatch_server.service.catalog.queue import job_row

@@ -10,8 +10,8 @@ import secrets
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
-from superbatch.formats.digests import log_digest_start
 
+from superbatch.formats.digests import log_digest_start
 from superbatch_server.schemas.attempts import WalkPosition
 from superbatch_server.schemas.errors import NotFound, WrongState
 from superbatch_server.schemas.jobs import CurateSpec, JobState

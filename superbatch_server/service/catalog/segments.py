@@ -8,10 +8,10 @@ always with the same bytes. A FAILED job may be retried and its log go on, so it
 from __future__ import annotations
 
 from sqlalchemy import Connection, RowMapping, insert, select
+
 from superbatch.formats.bucket import LOG_END_NAME, LogEnd, LogSegment
 from superbatch.formats.digests import next_log_digest
 from superbatch.formats.segments import BEFORE_FIRST_RULES, ScoredWith, Segment
-
 from superbatch_server.schemas.attempts import SegmentCommit, SegmentCommitted, SegmentFile
 from superbatch_server.schemas.errors import InvalidRequest, WrongSeq
 from superbatch_server.schemas.jobs import JobState

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pydantic import BaseModel
+
 from superbatch.formats.canonical import JsonValue, canonical_json
 
 

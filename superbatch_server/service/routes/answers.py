@@ -46,16 +46,34 @@ def create_once(
     key: str | None,
     body: BaseModel,
 ) -> Response:
-    """Make something in one transaction, at most once per Idempotency-Key, and answer with it and its address."""
-    path = request.url.path
-    identity = f"{request.method} {path}\n{stored(body)}"
+    """Make something in one transaction, at most once per Idempotency-Key, and answer 202 with it and its address."""
+    answer = _once(deployment, request, make, key=key, body=stored(body), status=202)
+    location = f"{request.url.path}/{json.loads(answer.body)['id']}"
+    return json_response(answer.body, status=answer.status, headers={"Location": location})
 
+
+def change_once(
+    deployment: Deployment, request: Request, change: Callable[[Connection], BaseModel], *, key: str | None
+) -> Response:
+    """Change something in one transaction, at most once per Idempotency-Key, and answer with what it is now."""
+    answer = _once(deployment, request, change, key=key, body="", status=200)
+    return json_response(answer.body, status=answer.status)
+
+
+def _once(
+    deployment: Deployment,
+    request: Request,
+    make: Callable[[Connection], BaseModel],
+    *,
+    key: str | None,
+    body: str,
+    status: int,
+) -> Answer:
     def answered(connection: Connection) -> Answer:
-        return Answer(202, make(connection).model_dump_json())
+        return Answer(status, make(connection).model_dump_json())
 
-    answer = answer_once(deployment.engine, answered, key=key, request=identity)
-    headers = {"Location": f"{path}/{json.loads(answer.body)['id']}"}
-    return json_response(answer.body, status=answer.status, headers=headers)
+    identity = f"{request.method} {request.url.path}\n{body}"
+    return answer_once(deployment.engine, answered, key=key, request=identity)
 
 
 def json_response(text: str | bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

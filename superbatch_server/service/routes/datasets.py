@@ -6,8 +6,8 @@ import hashlib
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from superbatch.formats.canonical import canonical_json
 
+from superbatch.formats.canonical import canonical_json
 from superbatch_server.schemas.base import Body
 from superbatch_server.schemas.datasets import Dataset, DatasetManifest
 from superbatch_server.service.catalog import datasets

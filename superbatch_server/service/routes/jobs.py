@@ -14,7 +14,15 @@ from superbatch_server.schemas.stats import JobStats
 from superbatch_server.service.catalog import events, jobs, queue, stats
 from superbatch_server.service.catalog.engine import read, write
 from superbatch_server.service.context import Deployed
-from superbatch_server.service.routes.answers import IdempotencyKey, Paged, PageSize, PageToken, Seq, create_once
+from superbatch_server.service.routes.answers import (
+    IdempotencyKey,
+    Paged,
+    PageSize,
+    PageToken,
+    Seq,
+    change_once,
+    create_once,
+)
 from superbatch_server.service.submission import submit
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -56,18 +64,23 @@ def list_jobs(deployment: Deployed, page: Paged) -> JobList:
     return JobList(jobs=found, next_page_token=token)
 
 
-@router.post("/{job_id}:cancel")
-def cancel_job(deployment: Deployed, job_id: str) -> Job:
+@router.post("/{job_id}:cancel", response_model=Job)
+def cancel_job(deployment: Deployed, request: Request, job_id: str, idempotency_key: IdempotencyKey = None) -> Response:
     """Ask a job to stop; what it published stays. Repeating is allowed."""
-    with write(deployment.engine) as connection:
-        return jobs.job_of(queue.request_cancel(connection, job_id))
+    return change_once(
+        deployment,
+        request,
+        lambda connection: jobs.job_of(queue.request_cancel(connection, job_id)),
+        key=idempotency_key,
+    )
 
 
-@router.post("/{job_id}:retry")
-def retry_job(deployment: Deployed, job_id: str) -> Job:
+@router.post("/{job_id}:retry", response_model=Job)
+def retry_job(deployment: Deployed, request: Request, job_id: str, idempotency_key: IdempotencyKey = None) -> Response:
     """Queue a FAILED job again; it goes on at its next batch."""
-    with write(deployment.engine) as connection:
-        return jobs.job_of(queue.retry(connection, job_id))
+    return change_once(
+        deployment, request, lambda connection: jobs.job_of(queue.retry(connection, job_id)), key=idempotency_key
+    )
 
 
 @router.get("/{job_id}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from superbatch.formats.digests import dataset_fingerprint, weak_shard_fingerprint
 from superbatch.formats.shards import ShardTable
-
 from superbatch_server.service.verification import verify_pending
 from tests.service.api.world import World, answered, problem, sha256, tar_of
 

@@ -6,8 +6,8 @@ import httpx2 as httpx
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
-from superbatch.formats.errors import CorruptFile
 
+from superbatch.formats.errors import CorruptFile
 from superbatch_server.service.body_limit import MAX_BODY_BYTES
 from tests.service.api.world import TOKEN, URL, World, answered, problem
 

@@ -37,6 +37,14 @@ def test_a_failed_job_says_why_and_may_be_retried(world: World) -> None:
     assert (retried["state"], retried["error"], retried["history_id"]) == ("QUEUED", None, failed["history_id"])
 
 
+def test_a_retry_whose_answer_was_lost_may_be_sent_again(world: World) -> None:
+    job = world.submit()
+    end(world, job, JobState.FAILED)
+    headers = {"Idempotency-Key": "once"}
+    first, second = (world.post(f"/v1/jobs/{job}:retry", {}, status=200, headers=headers) for _ in range(2))
+    assert first == second
+
+
 def test_only_a_job_that_has_ended_can_be_deleted(world: World) -> None:
     job = world.submit()
     problem(world.client.delete(f"/v1/jobs/{job}"), "wrong_state", "QUEUED", f"{job}:cancel")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from sqlalchemy import delete
-from superbatch.formats.manifest import Manifest
 
+from superbatch.formats.manifest import Manifest
 from superbatch_server.schemas.attempts import CheckpointRef, Numerics, PoolReport
 from superbatch_server.schemas.jobs import JobState
 from superbatch_server.service.catalog.attempts import record_numerics, report_pool

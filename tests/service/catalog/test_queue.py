@@ -6,8 +6,8 @@ import re
 
 import pytest
 from sqlalchemy import Engine
-from superbatch.formats.digests import log_digest_start
 
+from superbatch.formats.digests import log_digest_start
 from superbatch_server.schemas.attempts import Finish, Heartbeat
 from superbatch_server.schemas.errors import NotFound, WrongState
 from superbatch_server.schemas.jobs import CurateSpec, JobState, Phase

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select
+
 from superbatch.formats.bucket import LogEnd, LogSegment
 from superbatch.formats.digests import log_digest_start, next_log_digest
-
 from superbatch_server.schemas.attempts import CheckpointRef, Finish, SegmentCommit, SegmentCommitted
 from superbatch_server.schemas.errors import InvalidRequest, LeaseLost, WrongSeq
 from superbatch_server.service.catalog import lease, queue

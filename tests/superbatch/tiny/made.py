@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+
 from superbatch.tiny.config import TinyConfig
 from superbatch.tiny.tokenizer import TinyTokenizer, train_tokenizer
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
 from superbatch.formats.errors import InvalidInput
 from superbatch.tiny.picture import MAX_PIXELS, BadRow, BadRowReason, open_picture, read_caption
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from PIL import Image
+
 from superbatch.tiny.preprocess import normalise, picture_to_pixels
 
 

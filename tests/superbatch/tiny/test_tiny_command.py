@@ -4,7 +4,6 @@ from pathlib import Path
 
 from superbatch.tiny.__main__ import main
 from superbatch.tiny.weights import load_settings
-
 from tests.superbatch.formats.sample_batches import a_tar
 
 

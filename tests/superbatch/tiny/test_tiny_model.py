@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
 from superbatch.tiny.config import TinyConfig
 from superbatch.tiny.flops import forward_flops_per_example, image_forward_flops, text_forward_flops
 from superbatch.tiny.loss import sigmoid_loss
 from superbatch.tiny.model import TinyDualEncoder, initial_model
-from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
-
 from tests.superbatch.tiny.made import CONFIG, some_rows
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save
+from torch import Tensor
+
 from superbatch.formats.errors import InvalidInput
 from superbatch.tiny.config import TinyConfig
 from superbatch.tiny.model import initial_model
@@ -19,8 +21,6 @@ from superbatch.tiny.weights import (
     save_settings,
     weights_to_bytes,
 )
-from torch import Tensor
-
 from tests.superbatch.tiny.made import CONFIG, a_tokenizer, some_rows
 
 State = dict[str, Tensor]

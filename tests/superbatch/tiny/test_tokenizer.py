@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from superbatch.tiny.tokenizer import MIN_VOCAB_SIZE, PADDING_ID, InvalidTokenizer, TinyTokenizer, train_tokenizer
 
 CAPTIONS = ["red heart", "green heart", "red arrow left", "arrow right outline", "Flag of France", "grinning face"] * 5

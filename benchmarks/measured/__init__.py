@@ -1,0 +1,1 @@
+"""Measurements that benchmarks share; not benchmarks themselves."""
