@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 from measured.service import measure_service
+
 from superbatch.selection import Candidates, DualEmbeddings, SelectionSpec, select
 from superbatch.selection.block_threads import BlockThreads, Workspace
 from superbatch.selection.draw import chunk_sizes

@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pyarrow as pa
+
 from superbatch.formats.batch_rows import batch_rows
 from superbatch.formats.score_shard import SCORE_SHARD_SCHEMA
 from superbatch_server.schemas.attempts import EventReport, Finish, ScheduleRow, SourceCounts, WalkPosition

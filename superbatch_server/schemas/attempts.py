@@ -138,7 +138,7 @@ class SegmentStats(Body):
 
     per_source: dict[str, SourceCounts]
     learnability_batch: list[float] = Field(
-        description="Mean score of the chosen, per batch; empty where some batch of the segment is not scored (uniform)."
+        description="Mean score of the chosen, per batch; empty where some batch of the segment has no scores (uniform)"
     )
     learnability_super_batch: list[float] = Field(description="Mean score of all candidates, likewise.")
     score_s: float
@@ -202,7 +202,7 @@ class AttemptBundle(Body):
     eligible_digest: Sha256Hex | None
     schedule: list[ScheduleRow] = Field(description="Recorded rows from next_seq on, newest row attempt of each.")
     replay: list[ScheduleRow] = Field(description="Rows of the replayed job from next_seq on.")
-    replay_checkpoints: list[CheckpointCandidate] = Field(
+    scheduled_checkpoints: list[CheckpointCandidate] = Field(
         description="Checkpoints that rows of `replay`, and those of `schedule`, name."
     )
     log_files: list[SegmentFile] = Field(description="The newest bucket log files, to be written again if missing.")

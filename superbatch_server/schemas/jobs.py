@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
@@ -71,7 +72,7 @@ class _Schedule(Body):
     @model_validator(mode="after")
     def _increasing(self) -> _Schedule:
         seqs = [point[0] for point in self.points]  # type: ignore[attr-defined]
-        if seqs[0] != 0 or any(left >= right for left, right in zip(seqs, seqs[1:], strict=False)):
+        if seqs[0] != 0 or any(left >= right for left, right in pairwise(seqs)):
             raise ValueError(
                 f"points of a schedule must start at seq 0 and increase; got seqs {seqs}. Sort them and begin at 0"
             )
@@ -129,7 +130,7 @@ class SelectionSpec(Body):
 
     @model_validator(mode="after")
     def _rounds_fit(self) -> SelectionSpec:
-        if self.N > self.b:
+        if self.b < self.N:
             raise ValueError(f"N must not exceed b; got N = {self.N}, b = {self.b}. Lower N to at most {self.b}")
         return self
 

@@ -35,7 +35,8 @@ class ConsumerReport(Body):
         if not self.durable_seq <= self.trained_seq <= self.delivered_seq:
             raise ValueError(
                 "counts must satisfy durable_seq <= trained_seq <= delivered_seq; got "
-                f"{self.durable_seq}, {self.trained_seq}, {self.delivered_seq}. Report what is saved, trained, delivered"
+                f"{self.durable_seq}, {self.trained_seq}, {self.delivered_seq}. "
+                "Report what is saved, trained, delivered"
             )
         return self
 

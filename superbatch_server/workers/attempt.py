@@ -1,7 +1,4 @@
-"""One attempt, put together: profile, index pass in the background, composing loop in the foreground.
-
-Everything real is made here and passed in. `Assembly` holds the parts that do not depend on an executor.
-"""
+"""One attempt, put together: what is needed, index pass in the background, composing loop in the foreground."""
 
 from __future__ import annotations
 
@@ -59,6 +56,8 @@ class Needs:
     walk: Walk
     scores: bool
     """The learner will be asked."""
+    composer_threads: int
+    """From the profile, which may be older than the deployment's settings."""
 
     @property
     def num_pools(self) -> int:
@@ -70,9 +69,6 @@ class Needs:
     def pass_phase(self) -> Phase:
         """What the attempt does until the pass is over."""
         return Phase.INDEXING if self.embed is None else Phase.EMBEDDING
-
-
-MakeExecutor = Callable[[Needs], Executor]
 
 
 def settle_numerics(bundle: AttemptBundle, service: AttemptService) -> NumericsProfile:
@@ -120,7 +116,7 @@ def find_needs(bundle: AttemptBundle, service: AttemptService, profile: Numerics
         spec=spec,
         embed=embed,
     )
-    return Needs(settings, embed, spec, plan, walk, scores=_scores(bundle))
+    return Needs(settings, embed, spec, plan, walk, scores=_scores(bundle), composer_threads=profile.composer_threads)
 
 
 def run_attempt(
@@ -136,7 +132,7 @@ def run_attempt(
 ) -> Release | None:
     """Run pass and composing loop until all is published and indexed, or until the job had better be released."""
     put_files(store, bundle.log_files)
-    torch.set_num_threads(bundle.runtime.composer_threads)
+    torch.set_num_threads(needs.composer_threads)
     pool = Pool(bundle.shards, store)
     tables = CandidateTables(bundle.shards, pool, root=bundle.manifest.root)
     progress.enter(needs.pass_phase)

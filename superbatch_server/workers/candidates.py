@@ -27,7 +27,7 @@ class CandidateTables:
         self._root = root
 
     def table(self, index_B: npt.NDArray[np.int64]) -> pa.Table:
-        """Return the index rows of candidates, with dataset_index, shard_id, sample_index and source, in their order."""
+        """Return the index rows of candidates in their order, with dataset_index, shard_id, sample_index, source."""
         parts, order = [], []
         for shard, positions_m, rows_m in self._groups(index_B):
             part = pa.Table.from_batches([self._pool.index_of(shard.shard_id).take(pa.array(rows_m))])

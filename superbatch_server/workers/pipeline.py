@@ -107,7 +107,7 @@ class Pipeline:
         self._weights: dict[str, FileRef] = {}
         self._state = RefreshState(consumer_trained_seq=0, consumer_live=True, active=None, unverified=None)
         self._scoring = ThreadPoolExecutor(1, thread_name_prefix="scoring")
-        self._know(*bundle.replay_checkpoints)
+        self._know(*bundle.scheduled_checkpoints)
 
     def run(self) -> Release | None:
         """Compose until all batches are published; return what the job should wait for when nothing moves any more."""

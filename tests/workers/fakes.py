@@ -56,7 +56,7 @@ class FakeService:
     released: Release | None = None
     checkpoints: list[CheckpointCandidate] = field(default_factory=list)
     replay: list[ScheduleRow] = field(default_factory=list)
-    replay_checkpoints: list[CheckpointCandidate] = field(default_factory=list)
+    scheduled_checkpoints: list[CheckpointCandidate] = field(default_factory=list)
     trainer: Callable[[FakeService], int] = lambda service: 0
     on_call: Callable[[str, object], None] = lambda name, body: None
 
@@ -170,7 +170,7 @@ def bundle_of(
         eligible_digest=service.pool.eligible_digest if service.pool else None,
         schedule=service.newest_rows(),
         replay=[row for row in service.replay if row.seq >= service.next_seq],
-        replay_checkpoints=service.replay_checkpoints,
+        scheduled_checkpoints=service.scheduled_checkpoints,
         log_files=[],
         runtime=Runtime.model_validate(
             {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow.compute as pc
@@ -11,7 +11,10 @@ import pytest
 from superbatch.formats.batch_list import BatchListReader
 from superbatch.formats.score_shard import read_score_shard
 from superbatch_server.schemas.errors import NumericsChanged, ReplayMismatch
-from superbatch_server.workers.row_scorer import ScoringFailed
+from superbatch_server.workers.executors import InProcessExecutor
+from superbatch_server.workers.model_files import EncoderFiles
+from superbatch_server.workers.row_reader import RowRef
+from superbatch_server.workers.row_scorer import RowEmbeddings, ScoringFailed
 from superbatch_server.workers.walk import SuperBatchExceedsPool
 
 from .fakes import FakeService, Killed, attempt, bundle_of, published, spec_of
@@ -138,7 +141,7 @@ def test_generations_follow_the_pushed_checkpoints_and_a_replay_gives_the_same_b
     again = FakeService(
         spec_of(**PUSHED, refresh={"max_staleness": 2, "replay": "job_fedcba9876543210"}, num_batches=8),
         replay=service.published_rows(),
-        replay_checkpoints=service.checkpoints,
+        scheduled_checkpoints=service.checkpoints,
     )
     other.checkpoint("c1", seed=5)
     other.checkpoint("c2", seed=6)
@@ -209,6 +212,21 @@ def test_a_fixed_learner_that_is_missing_fails_with_its_name(world: World) -> No
     with pytest.raises(ScoringFailed, match=r"learner/model\.safetensors") as raised:
         attempt(world, service, bundle=bundle)
     assert raised.value.error_code == "object_missing"
+
+
+class Narrow(InProcessExecutor):
+    """Has memory for two rows at once."""
+
+    def embed_rows(self, files: EncoderFiles, rows: Sequence[RowRef], *, micro_batch: int) -> RowEmbeddings:
+        if micro_batch > 2:
+            raise ScoringFailed("memory", "scoring_failed", f"no memory for {micro_batch} rows")
+        return super().embed_rows(files, rows, micro_batch=micro_batch)
+
+
+def test_a_lack_of_memory_halves_the_recorded_micro_batch(world: World) -> None:
+    service = FakeService(spec_of(num_batches=2))
+    attempt(world, service, make_executor=Narrow)
+    assert [(row.row_attempt, row.micro_batch) for row in service.published_rows()] == [(1, 2), (1, 2)]
 
 
 def test_a_super_batch_above_the_distinct_contents_fails_with_both_numbers(world: World) -> None:

@@ -34,7 +34,8 @@ Member = tuple[str, bytes]
 
 
 def png(seed: tuple[int, ...], *, side: int = 8) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, size=(side, side, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 255, size=(8, 8, 3), dtype=np.uint8)
+    pixels = pixels if side == 8 else np.zeros((side, side, 3), dtype=np.uint8)
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, format="PNG")
     return data.getvalue()
@@ -147,7 +148,7 @@ class World:
         return FileRef.model_validate({"role": role, "root": "models", "key": key, "sha256": digest})
 
     def checkpoint(self, name: str, *, seed: int, poison: str = "none") -> FileRef:
-        """Write learner weights. poison: `none`, `row` (POISON captions have no embedding) or `all` (no row has one)."""
+        """Write learner weights. poison: `none`, `row` (POISON captions get no embedding) or `all` (no row does)."""
         state = initial_model(CONFIG, seed=seed).state_dict()
         if poison == "row":
             tokens = self.tokenizer().encode([POISON], context_length=CONFIG.context_length)[0]

@@ -102,7 +102,7 @@ def load_weights(model: nn.Module, source: bytes | Path) -> None:
 
 
 def _parse(data: bytes) -> dict[str, Tensor]:
-    if data.startswith(_ZIP_MAGIC) or (data[:1] == b"\x80" and data[1:2] in b"\x02\x03\x04\x05"):
+    if _is_pickle(data):
         raise InvalidWeights(
             "weights must be a safetensors file; got a pickle (torch.save), which can run code when read. "
             "Write it with safetensors.torch.save_file."
@@ -111,6 +111,15 @@ def _parse(data: bytes) -> dict[str, Tensor]:
         return load(data)
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InvalidWeights(f"weights must be a safetensors file that torch can read: {error}.") from error
+
+
+def _is_pickle(data: bytes) -> bool:
+    """Return whether this is a pickle or a zip of pickles.
+
+    The length of a safetensors header (1,152, say) may begin like a pickle; the byte after it is then a brace.
+    """
+    begins_like_pickle = data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    return data.startswith(_ZIP_MAGIC) or (begins_like_pickle and data[8:9] != b"{")
 
 
 def _strip_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -38,6 +38,7 @@ def bundle(connection: Connection, attempt: Attempt, *, runtime: Runtime) -> Att
     dataset = get_dataset(connection, job["dataset_id"])
     assert dataset.fingerprint is not None, "only a READY data set has jobs"
     assert dataset.rows is not None, "only a READY data set has jobs"
+    schedule = _schedule(connection, job["id"], from_seq=job["next_seq"])
     replay = _replay(connection, spec.refresh.replay, from_seq=job["next_seq"])
     return AttemptBundle(
         job_id=job["id"],
@@ -55,9 +56,11 @@ def bundle(connection: Connection, attempt: Attempt, *, runtime: Runtime) -> Att
         learner=get_model(connection, job["learner_id"]) if job["learner_id"] else None,
         numerics=json.loads(job["numerics"]) if job["numerics"] else None,
         eligible_digest=job["eligible_digest"],
-        schedule=_schedule(connection, job["id"], from_seq=job["next_seq"]),
+        schedule=schedule,
         replay=replay,
-        replay_checkpoints=_checkpoints(connection, {row.checkpoint.id for row in replay if row.checkpoint}),
+        scheduled_checkpoints=_checkpoints(
+            connection, {row.checkpoint.id for row in [*schedule, *replay] if row.checkpoint}
+        ),
         log_files=newest_log_files(connection, job["id"]),
         runtime=runtime,
     )

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import cast
 
 from superbatch.cli.progress import ProgressLine, bar
-
 from superbatch_server.service.demo.api import Api, DemoFailed, JsonObject, say
 from superbatch_server.service.demo.plan import Plan
 from superbatch_server.service.demo.processes import run_json, running

@@ -89,8 +89,21 @@ def test_a_replaying_job_gets_the_published_rows_and_their_checkpoints(engine: E
     with read(engine) as connection:
         bundle = attempts.bundle(connection, replaying, runtime=RUNTIME)
     assert [row.seq for row in bundle.replay] == [0, 1], "row 2 was never published, it may have been made anew"
-    assert [candidate.id for candidate in bundle.replay_checkpoints] == [checkpoint_id]
+    assert [candidate.id for candidate in bundle.scheduled_checkpoints] == [checkpoint_id]
     assert bundle.schedule == []
+
+
+def test_a_restarted_job_gets_the_checkpoint_that_its_own_recorded_row_names(engine: Engine) -> None:
+    job_id = submit(engine)
+    attempt = claim_it(engine)
+    superseded = set_checkpoint(engine, job_id, 3, CheckpointState.SUPERSEDED)
+    set_checkpoint(engine, job_id, 4, CheckpointState.ACTIVE)
+    used = CheckpointRef(id=superseded, sha256=sha(superseded), trained_seq=3, generation=1)
+    with write(engine) as connection:
+        attempts.record_schedule(connection, attempt, schedule_row(0, rule="checkpoint", checkpoint=used))
+    with read(engine) as connection:
+        bundle = attempts.bundle(connection, attempt, runtime=RUNTIME)
+    assert [candidate.id for candidate in bundle.scheduled_checkpoints] == [superseded]
 
 
 def test_the_first_commit_of_a_cache_key_wins(engine: Engine) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import httpx
+
 from superbatch.cli.client import HttpService
 from superbatch.cli.connection import Connection
 

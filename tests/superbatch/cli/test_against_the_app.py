@@ -9,11 +9,11 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
+
 from superbatch.cli.client import HttpService
 from superbatch.cli.connection import Connection
 from superbatch.cli.errors import Exit
 from superbatch.cli.main import run
-
 from superbatch_server.service.app import create_app
 from superbatch_server.service.catalog import datasets
 from superbatch_server.service.catalog.engine import create_engine, write

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from superbatch.cli import jobs
 from superbatch.cli.errors import CommandError, Exit
 from superbatch.cli.main import build_parser
@@ -16,7 +17,6 @@ from superbatch.cli.submit import build_spec, submit
 from superbatch.cli.text import duration, shown, table
 from superbatch.cli.watch import PATIENCE_S, watch_job
 from superbatch.formats.errors import ServiceUnreachable
-
 from tests.superbatch.cli.service import FakeService, Json, event, job, stats
 
 JOB = "job_00000000000000aa"

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from superbatch.cli import main as cli
 from superbatch.cli import plugins
 from superbatch.cli.connection import Connection, find_connection
 from superbatch.cli.errors import Exit, NoService
 from superbatch.cli.main import build_parser, main, run
-
 from tests.superbatch.cli.service import URL, FakeService, job, problem
 
 

@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+
 from superbatch.cli.datasets import add_dataset, list_datasets
 from superbatch.cli.errors import CommandError, Exit
 from superbatch.cli.main import build_parser
 from superbatch.cli.models import add_model, list_models
 from superbatch.cli.patterns import expand, shard_refs
 from superbatch.cli.roots import local_directory
-
 from tests.superbatch.cli.service import FakeService, Json
 
 DATASET: Json = {

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 import pyarrow as pa
+
 from superbatch.formats.batch_list import batch_rows
 from superbatch.formats.manifest import Manifest, NumericsProfile, Policy, Revoked, ScoredWith, Segment, Variant
 from superbatch.formats.shards import ShardEntry, ShardTable

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from superbatch.formats.batch_list import (
     BATCH_LIST_SCHEMA,
     BatchListReader,
@@ -21,7 +22,6 @@ from superbatch.formats.batch_list import (
 )
 from superbatch.formats.digests import batch_digest
 from superbatch.formats.errors import CorruptFile, DigestMismatch, InvalidInput, SuperbatchError, UnsupportedVersion
-
 from tests.superbatch.formats.sample_batches import FINGERPRINT, a_batch, uid_at
 
 LIST = write_batch_list([a_batch(5), a_batch(6), a_batch(7)], fingerprint=FINGERPRINT)

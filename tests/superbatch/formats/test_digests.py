@@ -8,6 +8,7 @@ from hashlib import sha256
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from superbatch.formats.canonical import canonical_json, parse_json
 from superbatch.formats.digests import (
     batch_digest,

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 import superbatch.formats
 from superbatch.formats.batch_list import BATCH_DIGESTS_KEY, BATCH_LIST_SCHEMA
 from superbatch.formats.bucket import LogEnd, LogSegment
 from superbatch.formats.canonical import JsonValue, parse_json
 from superbatch.formats.parquet_file import FILE_KIND_KEY, FINGERPRINT_KEY, VERSION_KEY
 from superbatch.formats.score_shard import SCORE_SHARD_SCHEMA
-
 from tests.superbatch.formats.sample_batches import FINGERPRINT, a_manifest, a_segment, a_shard_table
 
 DOCS = Path(__file__).parents[3] / "docs" / "formats.md"

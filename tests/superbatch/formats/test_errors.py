@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Iterator
 
 import pytest
+
 from superbatch.formats import errors
 from superbatch.formats.errors import (
     BehindRetention,

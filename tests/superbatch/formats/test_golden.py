@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+
 from superbatch.formats.batch_list import BatchListReader, digest_of_rows
 from superbatch.formats.bucket import LogEnd, LogSegment
 from superbatch.formats.canonical import canonical_json

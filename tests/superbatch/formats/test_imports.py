@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import superbatch
 
 PACKAGE = Path(superbatch.__file__).parent

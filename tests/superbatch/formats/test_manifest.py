@@ -7,13 +7,13 @@ import json
 from typing import Any
 
 import pytest
+
 from superbatch.formats.bucket import LOG_END_NAME, LogEnd, LogSegment, log_segment_name
 from superbatch.formats.canonical import canonical_json
 from superbatch.formats.errors import CorruptFile, InvalidInput, UnsupportedVersion
 from superbatch.formats.manifest import Manifest
 from superbatch.formats.segments import Segment
 from superbatch.formats.shards import ShardTable
-
 from tests.superbatch.formats.sample_batches import FINGERPRINT, a_manifest, a_segment, a_shard_table
 
 MISSING = object()

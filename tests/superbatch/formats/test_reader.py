@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from superbatch.formats.batch_list import batch_rows
 from superbatch.formats.errors import DigestMismatch, InvalidInput, UnreadableExample
 from superbatch.formats.locators import ByteRange, LocalRanges, coalesce
@@ -18,7 +19,6 @@ from superbatch.formats.reader import ExampleReader
 from superbatch.formats.shards import ShardTable
 from superbatch.formats.tar import iter_samples
 from superbatch.formats.uid import uid_of_bytes
-
 from tests.superbatch.formats.sample_batches import a_shard_table, a_tar
 
 RANGES = st.lists(st.builds(ByteRange, st.integers(0, 200), st.integers(0, 60)), max_size=12)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+
 from superbatch.formats.errors import CorruptFile, InvalidInput
 from superbatch.formats.score_shard import NOT_CHOSEN, SCORE_SHARD_SCHEMA, read_score_shard, write_score_shard
-
 from tests.superbatch.formats.sample_batches import FINGERPRINT
 from tests.superbatch.formats.test_batch_list import LIST
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from superbatch.formats.errors import InvalidInput
 from superbatch.formats.keys import checked_key
 from superbatch.formats.slices import slot_range

@@ -11,9 +11,9 @@ from typing import BinaryIO
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from superbatch.formats.errors import CorruptFile, NotATar, SuperbatchError
 from superbatch.formats.tar import MAX_SAMPLE_MEMBERS, TarMember, count_samples, iter_samples, split_name
-
 from tests.superbatch.formats.sample_batches import a_tar
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)

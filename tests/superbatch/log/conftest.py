@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from superbatch.log import BatchLog
 
+from superbatch.log import BatchLog
 from tests.superbatch.log.fake_service import JOB, TOKEN, FakeService
 
 OpenLog = Callable[..., BatchLog]

@@ -9,11 +9,11 @@ from hashlib import sha256
 
 import httpx
 import pyarrow as pa
+
 from superbatch.formats.batch_list import BatchListReader, list_name, write_batch_list
 from superbatch.formats.canonical import canonical_json
 from superbatch.formats.digests import log_digest_start, next_log_digest
 from superbatch.formats.manifest import Manifest, Revoked, ScoredWith, Segment
-
 from tests.superbatch.formats.sample_batches import FINGERPRINT, a_batch, a_manifest, a_shard_table
 
 JOB = "job_1"

@@ -10,6 +10,7 @@ from hashlib import sha256
 import httpx
 import pyarrow as pa
 import pytest
+
 from superbatch.formats.batch_list import write_batch_list
 from superbatch.formats.errors import (
     BehindRetention,
@@ -25,7 +26,6 @@ from superbatch.formats.errors import (
 )
 from superbatch.formats.manifest import Revoked
 from superbatch.log import BatchLog
-
 from tests.superbatch.formats.sample_batches import FINGERPRINT, a_batch
 from tests.superbatch.log.conftest import OpenLog, Pauses
 from tests.superbatch.log.fake_service import JOB, FakeService, problem

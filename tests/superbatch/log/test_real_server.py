@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
-from superbatch.log import BatchLog
 
+from superbatch.log import BatchLog
 from tests.superbatch.formats.sample_batches import a_batch
 from tests.superbatch.log.fake_service import JOB, TOKEN, FakeService
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from superbatch.formats.digests import log_digest_start
 from superbatch.formats.errors import CorruptFile, HistoryChanged, InvalidInput, ServiceError
 from superbatch.log import place_checkpoint
-
 from tests.superbatch.formats.sample_batches import a_shard_table
 from tests.superbatch.log.conftest import OpenLog
 from tests.superbatch.log.fake_service import JOB, FakeService, problem

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from superbatch.selection import Candidates, DualEmbeddings
 from torch import Tensor
+
+from superbatch.selection import Candidates, DualEmbeddings
 
 
 def unit_rows(rows: np.ndarray, dtype: torch.dtype) -> Tensor:

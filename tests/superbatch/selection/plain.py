@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import torch
+
 from superbatch.selection import Candidates, DualEmbeddings, SelectionSpec
 
 SIGNS = {"learnability": (1, -1), "easy_reference": (0, -1), "hard_learner": (1, 0)}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from superbatch.selection.draw import chunk_sizes, draw_largest, identity_rank
 
 

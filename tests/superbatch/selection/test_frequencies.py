@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+
 from superbatch.selection import SelectionSpec, select
 from superbatch.selection.noise import gumbel
 from superbatch.selection.rounds import FixedScore, draw_in_rounds
-
 from tests.superbatch.selection import made, plain
 
 SCORES_B = np.array([0.0, 1.0, -0.5, 2.0, 0.3, 0.8])

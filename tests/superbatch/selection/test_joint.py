@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from superbatch.selection import Selection, SelectionSpec, select, set_loss
 from superbatch.selection.block_threads import BlockThreads
 from superbatch.selection.joint import SigmoidRunningSum
-
 from tests.superbatch.selection import made, plain
 
 CRITERIA = ("learnability", "easy_reference", "hard_learner")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from superbatch.selection import Candidates, DualEmbeddings, diagonal_loss, own_conditional_loss, set_loss
 from superbatch.selection.criteria import criterion_weights
 from superbatch.selection.errors import InvalidSelection
-
 from tests.superbatch.selection import made, plain
 
 LOG_2 = np.log(2)

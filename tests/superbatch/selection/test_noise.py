@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from superbatch.selection.errors import InvalidSelection
 from superbatch.selection.noise import PROBE_ROUND, SLOT_ROUND, gumbel, noise_bits
-
 from tests.superbatch.selection import plain
 
 U64 = st.integers(0, 2**64 - 1)

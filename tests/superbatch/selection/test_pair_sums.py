@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from superbatch.selection.block_threads import CANDIDATE_BLOCK, CHOSEN_BLOCK, BlockThreads
 from superbatch.selection.pair_sums import Negatives, add_negative_losses, softplus_sum
-
 from tests.superbatch.selection import made
 
 

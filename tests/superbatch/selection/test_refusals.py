@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from superbatch.formats.errors import InvalidInput
 from superbatch.selection import Candidates, SelectionSpec, select
 from superbatch.selection.errors import InvalidEmbeddings, InvalidSelection, TooFewCandidates
-
 from tests.superbatch.selection import made
 
 SPEC = SelectionSpec("joint", "learnability", 5, 2)

@@ -6,6 +6,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from superbatch.formats.errors import InvalidInput
 from superbatch.formats.schedule import Schedule, largest_super_batch, parse_schedule, super_batch_size
 from superbatch.selection.schedule import SelectionSchedule

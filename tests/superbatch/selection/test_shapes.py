@@ -8,11 +8,11 @@ from typing import Any, get_type_hints
 import jaxtyping
 import numpy as np
 import pytest
-import superbatch.selection
 import torch
 from beartype import beartype
-from superbatch.selection import draw, losses, noise, pair_sums, slots
 
+import superbatch.selection
+from superbatch.selection import draw, losses, noise, pair_sums, slots
 from tests.superbatch.selection import made
 
 NAMES = {name: getattr(jaxtyping, name) for name in ("Bool", "Float", "Float64", "Int", "UInt", "UInt8", "UInt64")}

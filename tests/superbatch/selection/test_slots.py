@@ -5,9 +5,9 @@ import math
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from superbatch.selection import slot_permutation
 from superbatch.selection.noise import SLOT_ROUND
-
 from tests.superbatch.selection import plain
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from superbatch.selection import SelectionSpec, select, set_loss
-from superbatch.selection.block_threads import CANDIDATE_BLOCK, CHOSEN_BLOCK
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from superbatch.selection import SelectionSpec, select, set_loss
+from superbatch.selection.block_threads import CANDIDATE_BLOCK, CHOSEN_BLOCK
 from tests.superbatch.selection import made, plain
 
 

@@ -123,3 +123,13 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:
     save_settings(tmp_path, TinyConfig(vocab_size=257), a_tokenizer())
     with pytest.raises(InvalidInput, match="vocab_size"):
         load_model(tmp_path)
+
+
+def test_a_header_whose_length_begins_like_a_pickle_is_read() -> None:
+    model = initial_model(CONFIG, seed=3)
+    data = weights_to_bytes(model.state_dict())
+    length = int.from_bytes(data[:8], "little")
+    wanted = -(-(length - 0x280) // 0x10000) * 0x10000 + 0x280  # the next length with low bytes 80 02
+    padded = wanted.to_bytes(8, "little") + data[8 : 8 + length].ljust(wanted) + data[8 + length :]
+    assert padded[:2] == b"\x80\x02"
+    load_weights(initial_model(CONFIG, seed=4), padded)
