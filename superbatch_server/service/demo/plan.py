@@ -11,6 +11,12 @@ from superbatch_server.service.demo.api import DemoFailed, JsonObject
 
 SEED_OF_REFERENCE = 101
 SEED_OF_LEARNERS = 7
+"""Initial weights: reference and learners must differ, or the gain is inflated."""
+
+SEED_OF_REFERENCE_DRAW = 1
+SEED_OF_CURATED_DRAW = 2
+SEED_OF_UNIFORM_DRAW = 2
+"""Both arms walk the pool in the same order of blocks."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -17,9 +18,17 @@ import httpx
 from superbatch_server.service.demo.api import DemoFailed
 
 
+@dataclass(frozen=True)
+class Served:
+    """A running service."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+
 @contextmanager
-def service(data_dir: Path, roots: Mapping[str, Path], *, keep: bool) -> Iterator[str]:
-    """Run `superbatch serve` on its embedded defaults and yield its address."""
+def service(data_dir: Path, roots: Mapping[str, Path], *, keep: bool) -> Iterator[Served]:
+    """Run `superbatch serve` on its embedded defaults; end it with the block, unless it is kept and all went well."""
     named = [argument for name, path in roots.items() for argument in ("--root", f"{name}={path}")]
     command = [sys.executable, "-m", "superbatch_server.service.serve", "--data-dir", str(data_dir), "--port", "0"]
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -28,7 +37,7 @@ def service(data_dir: Path, roots: Mapping[str, Path], *, keep: bool) -> Iterato
             [*command, *named], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        yield _wait_healthy(child, data_dir)
+        yield Served(_wait_healthy(child, data_dir), child)
     except BaseException:
         _stop(child)
         raise

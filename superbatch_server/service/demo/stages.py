@@ -96,7 +96,7 @@ class Stages:
         command += ["--model", str(self.plan.models / name), "--data", str(self.plan.sample)]
         return run_json(command, log_path=self.plan.work / f"evaluate-{name}.log")
 
-    def arm(self, name: str, metrics: JsonObject, *, curation_flops: float, reference_flops: float) -> Arm:
+    def arm(self, name: str, metrics: JsonObject, *, curation_flops: float = 0.0, reference_flops: float = 0.0) -> Arm:
         """Return one row of the verdict."""
         quality = self.evaluate(name)
         return Arm(
