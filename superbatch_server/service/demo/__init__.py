@@ -52,16 +52,21 @@ def _run(plan: Plan, *, keep: bool) -> None:
     data_dir = plan.work / "service"
     say("Starting the service on its embedded defaults: SQLite, a local folder, local Ray.")
     with service(data_dir, {"sample": plan.sample, "models": plan.models}, keep=keep) as served:
-        url = served.url
-        stages = Stages(Api(url, read_token(data_dir)), plan, token_file=data_dir / "token")
-        say(f"It answers at {url}. Dashboard: {url}/login?code={new_login_code(data_dir)}")
-        arms, stats = run_main_job(stages)
+        say(f"It answers at {served.url}. Dashboard: {_dashboard(served.url, data_dir)}")
+        with Api(served.url, read_token(data_dir)) as api:
+            arms, stats = run_main_job(Stages(api, plan, token_file=data_dir / "token"))
         _print_report(arms, stats)
         say(f"Done in {time.monotonic() - began_s:.0f} s.")
         if keep:
-            say(f"The service keeps running. Dashboard: {url}/login?code={new_login_code(data_dir)}")
+            say(f"The service keeps running. Dashboard: {_dashboard(served.url, data_dir)}")
+            say(f"End it with: kill {served.process.pid}")
         else:
-            say(f"Dashboard: it was at {url} and stops now; `make demo KEEP=1` leaves it running.")
+            say(f"Dashboard: it was at {served.url} and stops now; `make demo KEEP=1` leaves it running.")
+
+
+def _dashboard(url: str, data_dir: Path) -> str:
+    """Return an address that signs in once."""
+    return f"{url}/login?code={new_login_code(data_dir)}"
 
 
 def _print_report(arms: list[report.Arm], stats: JsonObject) -> None:
