@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 TRAINER_STAMP := $(TRAINER_VENV)/.stamp
 PIP := -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo serve test test-long check format bench lock openapi clean
+.PHONY: help demo serve test test-long check format bench lock docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,8 +53,9 @@ format: $(STAMP) ## write the format
 bench: $(STAMP) ## every benchmark, quick
 	@for theme in benchmarks/*.py; do $(BIN)/python $$theme --quick || exit 1; done
 
-openapi: $(STAMP) ## write docs/openapi.json again
+docs: $(STAMP) ## write docs/openapi.json and docs/reference.md again
 	@$(BIN)/python -m superbatch_server.service.openapi docs/openapi.json
+	@$(BIN)/python -m superbatch_server.service.reference docs/reference.md
 
 lock: $(STAMP) ## resolve the lock files anew (needs uv in .venv)
 	@$(BIN)/python deploy/lock.py

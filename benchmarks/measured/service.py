@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
 import statistics
-import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
 from measured.commit_driver import BATCH_ROWS, CANDIDATES, EVENT, NUM_COMMITS
+from superbatch_server.service.demo.api import read_token
+from superbatch_server.service.demo.processes import service
 
 DRIVER = Path(__file__).with_name("commit_driver.py")
 LIMIT_S = 60.0
@@ -29,8 +26,9 @@ def measure_service(*, num_starts: int) -> dict[str, float]:
     ready_s = []
     with tempfile.TemporaryDirectory() as folder:
         for start in range(num_starts):
-            with running(Path(folder) / str(start), roots={}) as (_, seconds):
-                ready_s.append(seconds)
+            began_s = time.perf_counter()
+            with service(Path(folder) / str(start), {}):
+                ready_s.append(time.perf_counter() - began_s)
         commit_ms = measure_commit(Path(folder))
     return {"serve_ready_s": round(statistics.median(ready_s), 3), "commit_overhead_ms": round(commit_ms, 2)}
 
@@ -43,7 +41,9 @@ def measure_commit(folder: Path) -> float:
         member = tarfile.TarInfo("0.txt")
         member.size = 1
         tar.addfile(member, io.BytesIO(b"a"))
-    with running(folder / "commit", roots={"shards": str(shards)}) as (http, _):
+    data_dir = folder / "commit"
+    settings = {"SUPERBATCH_DRIVER_COMMAND": json.dumps([sys.executable, str(DRIVER)])}
+    with service(data_dir, {"shards": shards}, settings=settings) as served, client(served.url, data_dir) as http:
         shard = {"key": "0.tar", "rows": 2 * CANDIDATES}
         dataset = http.post("/v1/datasets", json={"name": "made", "root": "shards", "shards": [shard]}).json()["id"]
         wait_state(http, f"/v1/datasets/{dataset}", "READY")
@@ -55,42 +55,9 @@ def measure_commit(folder: Path) -> float:
     return float(next(event["fields"]["median_ms"] for event in events if event["kind"] == EVENT))
 
 
-@contextmanager
-def running(data_dir: Path, *, roots: dict[str, str]) -> Iterator[tuple[httpx.Client, float]]:
-    """Run the service; yield a client and the seconds from start to its first healthy answer."""
-    environment = {
-        **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
-        "SUPERBATCH_DATA_DIR": str(data_dir),
-        "SUPERBATCH_PORT": "0",
-        "SUPERBATCH_ROOTS": json.dumps(roots),
-        "SUPERBATCH_DRIVER_COMMAND": json.dumps([sys.executable, str(DRIVER)]),
-    }
-    start = time.perf_counter()
-    command = [sys.executable, "-m", "superbatch_server.service.serve"]
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
-    try:
-        url = wait_healthy(data_dir)
-        seconds = time.perf_counter() - start
-        token = (data_dir / "token").read_text().strip()
-        with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30) as http:
-            yield http, seconds
-    finally:
-        child.send_signal(signal.SIGTERM)
-        child.wait(timeout=30)
-
-
-def wait_healthy(data_dir: Path) -> str:
-    """Return the address once it answers."""
-    stop = time.monotonic() + LIMIT_S
-    while time.monotonic() < stop:
-        try:
-            url = str(json.loads((data_dir / "service.json").read_text())["url"])
-            if httpx.get(f"{url}/healthz", timeout=1).is_success:
-                return url
-        except (OSError, ValueError, httpx.HTTPError):
-            pass
-        time.sleep(0.01)
-    raise TimeoutError(f"the service on {data_dir} was not healthy within {LIMIT_S} s")
+def client(url: str, data_dir: Path) -> httpx.Client:
+    """Return a client with the user's token."""
+    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {read_token(data_dir)}"}, timeout=30)
 
 
 def wait_state(http: httpx.Client, path: str, state: str) -> None:

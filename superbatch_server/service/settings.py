@@ -85,7 +85,8 @@ class Settings(BaseSettings):
     )
 
     num_workers: Annotated[int, Field(ge=1, le=4096)] = Field(
-        default_factory=lambda: min(2, os.cpu_count() or 1), description="Workers of an attempt."
+        default_factory=lambda: min(2, os.cpu_count() or 1),
+        description="Workers of an attempt; default: the machine's cores, at most 2.",
     )
     shards_per_task: Annotated[int, Field(ge=1, le=1024)] = Field(
         default=1, description="Input shards that one Ray task takes."

@@ -27,14 +27,24 @@ class Served:
 
 
 @contextmanager
-def service(data_dir: Path, roots: Mapping[str, Path], *, keep: bool) -> Iterator[Served]:
-    """Run `superbatch serve` on its embedded defaults; end it with the block, unless it is kept and all went well."""
+def service(
+    data_dir: Path, roots: Mapping[str, Path], *, keep: bool = False, settings: Mapping[str, str] | None = None
+) -> Iterator[Served]:
+    """Run `superbatch serve` on its embedded defaults; end it with the block, unless it is kept and all went well.
+
+    `settings` are further SUPERBATCH_* variables.
+    """
     named = [argument for name, path in roots.items() for argument in ("--root", f"{name}={path}")]
     command = [sys.executable, "-m", "superbatch_server.service.serve", "--data-dir", str(data_dir), "--port", "0"]
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / "serve.log").open("wb") as log:
         child = subprocess.Popen(
-            [*command, *named], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            [*command, *named],
+            env={**os.environ, **(settings or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         yield Served(_wait_healthy(child, data_dir), child)
