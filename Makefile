@@ -24,6 +24,7 @@ $(TRAINER_STAMP): requirements-trainer.lock library/pyproject.toml $(STAMP)
 	@echo "making $(TRAINER_VENV): the trainer has an environment of its own, with torch and the superbatch wheel"
 	@$(PYTHON) -m venv --clear $(TRAINER_VENV)
 	@$(TRAINER_VENV)/bin/python $(PIP) install -r requirements-trainer.lock
+	@rm -rf library/build
 	@$(BIN)/python $(PIP) wheel --no-deps --no-build-isolation --wheel-dir $(TRAINER_VENV)/wheels ./library
 	@$(TRAINER_VENV)/bin/python $(PIP) install --no-deps $(TRAINER_VENV)/wheels/superbatch-*.whl
 	@touch $@

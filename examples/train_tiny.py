@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import sys
 import time
 from hashlib import sha256
@@ -57,10 +58,13 @@ class Run:
         self.losses.append(loss.item())
 
     def save(self, path: Path, log_state: LogState) -> None:
-        """Save the run and its place in the log; a kill while saving leaves the state before."""
+        """Save the run and its place in the log; a crash while saving leaves the state before."""
         saved = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimizer")}
         saved |= {"losses": self.losses, "counts": self.counts, "seconds": self.seconds, "log": dict(log_state)}
-        torch.save(saved, path.with_suffix(".tmp"))
+        with path.with_suffix(".tmp").open("wb") as file:
+            torch.save(saved, file)
+            file.flush()
+            os.fsync(file.fileno())  # what is reported as durable must survive the machine
         path.with_suffix(".tmp").replace(path)
 
     def load(self, path: Path) -> None:
@@ -89,9 +93,11 @@ def train(log: BatchLog, args: argparse.Namespace) -> Run:
     state_file = args.out / "state.pt"
     if resumed := args.resume and state_file.exists():
         run.load(state_file)
-    reader = ExampleReader({**log.roots(), **dict(args.data_root)})  # (1) where the tars are
+    reader = ExampleReader({**log.roots(), **dict(args.data_root)}, check_uids=True)  # (1) where the tars are
     table = log.shard_table()
     log.register(args.name, checkpoint_every=args.checkpoint_every, ttl_s=args.ttl_s, rewind=resumed)  # (2) who we are
+    if not resumed:  # the service refuses to go back without a saved state, so have one before the first step
+        run.save(state_file, log.state())
     durable_seq, began_s, asked_s = len(run.losses), time.monotonic() - run.seconds["total"], time.monotonic()
     for batch in log:  # (3) the batches, in order, as they are composed
         run.seconds["waiting"] += time.monotonic() - asked_s
@@ -111,7 +117,7 @@ def train(log: BatchLog, args: argparse.Namespace) -> Run:
             run.save(state_file, log.state())
             durable_seq = trained_seq
         log.progress(trained_seq=trained_seq, durable_seq=durable_seq)  # (5) room for more batches
-        show(run, args, batch.generation)
+        show(run, batch.generation, how=args.log)
         asked_s = time.monotonic()
     run.save(state_file, log.state())
     log.progress(trained_seq=len(run.losses), durable_seq=len(run.losses))
@@ -128,18 +134,14 @@ def metrics(run: Run) -> dict[str, object]:
     return {"steps": len(run.losses), **run.counts, "training_flops": flops, **costs, "losses": run.losses}
 
 
-def show(run: Run, args: argparse.Namespace, generation: int) -> None:
-    """Show on stderr how far the run is: one line that changes, or one JSON object per step."""
-    step, loss, seconds = len(run.losses), run.losses[-1], run.seconds["total"]
-    if args.log == "json":
-        line = json.dumps({"step": step, "loss": loss, "generation": generation, "seconds": round(seconds, 3)}) + "\n"
-    elif args.log == "bar":
-        of = f"/{args.steps} [{'#' * (20 * step // args.steps):20}]" if args.steps else ""
-        end = "\n" if step == args.steps else ""
-        line = f"\rstep {step}{of}  loss {loss:.3f}  generation {generation}  {seconds:.0f} s {end}"
-    else:
-        return
-    print(line, end="", file=sys.stderr, flush=True)
+def show(run: Run, generation: int, *, how: str) -> None:
+    """Show on stderr how far the run is, one line per step: for people, or a JSON object."""
+    step, loss, seconds = len(run.losses), run.losses[-1], round(run.seconds["total"], 3)
+    if how == "json":
+        shown = {"step": step, "loss": loss, "generation": generation, "seconds": seconds}
+        print(json.dumps(shown), file=sys.stderr, flush=True)
+    elif how == "text":
+        print(f"step {step}  loss {loss:.3f}  generation {generation}  {seconds:.0f} s", file=sys.stderr, flush=True)
 
 
 def named_path(text: str) -> tuple[str, Path]:
@@ -168,11 +170,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--checkpoint-every", type=int, help="push the averaged weights every so many batches")
     add("--push-root", type=named_path, help="name=path of the root that checkpoints are pushed through")
     add("--save-every", type=int, default=20, help="save the state to resume from every so many batches")
-    add("--resume", action="store_true", help="go on from the saved state, if there is one")
+    add("--resume", action="store_true", help="go on from the state saved in --out, if there is one")
     add("--name", default="trainer", help="name of this trainer; the same name takes over after a crash")
     add("--ttl-s", type=float, default=600.0, help="seconds of silence after which the service stops composing")
-    add("--steps", type=int, help="number of batches to expect, for the progress bar")
-    add("--log", choices=("bar", "json", "none"), default="bar", help="what is shown on stderr")
+    add("--log", choices=("text", "json", "none"), default="text", help="what is shown on stderr")
     args = parser.parse_args(argv)
     if (args.checkpoint_every is None) != (args.push_root is None):
         parser.error("--checkpoint-every and --push-root belong together")

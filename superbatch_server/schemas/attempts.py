@@ -254,6 +254,7 @@ class Release(Body):
     waits_for: Literal["trainer", "checkpoint"]
     seen_trained_seq: int
     seen_checkpoint: str | None
+    seen_live: bool = Field(default=True, description="RefreshState.consumer_live when the driver looked last.")
 
 
 class Finish(Body):

@@ -17,6 +17,9 @@ RootName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 ObjectId = Annotated[str, StringConstraints(pattern=r"^[a-z]+_[0-9a-f]{16}$")]
 """A server-made identity such as `job_0123456789abcdef`."""
 
+MAX_COUNT = 1 << 40
+"""Rows of a shard and batches of a job stay below; sums over all shards of a data set still fit 64 bits."""
+
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 

@@ -7,6 +7,7 @@ import re
 from superbatch_server.schemas.errors import InvalidRequest
 
 MAX_SHARDS = 100_000
+MAX_RANGES = 4
 _RANGE = re.compile(r"\{(\d{1,12})\.\.(\d{1,12})\}")
 
 
@@ -16,11 +17,18 @@ def expand_braces(pattern: str) -> list[str]:
     A range keeps the width of its first number where that is padded with zeros.
 
     Raises:
-        InvalidRequest: a range that runs backwards, more than MAX_SHARDS keys, or a brace that is no range.
+        InvalidRequest: a range that runs backwards, more than MAX_SHARDS keys or MAX_RANGES ranges, or a brace that is
+            no range.
     """
     keys = [""]
     position = 0
-    for found in _RANGE.finditer(pattern):
+    ranges = list(_RANGE.finditer(pattern))
+    if len(ranges) > MAX_RANGES:
+        raise InvalidRequest(
+            f"a key may have {MAX_RANGES} brace ranges; got {len(ranges)} (shards, key {pattern[:80]!r}). "
+            "Name the shards with fewer of them."
+        )
+    for found in ranges:
         first, last = found.groups()
         count = int(last) - int(first) + 1
         if count < 1 or count * len(keys) > MAX_SHARDS:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from superbatch_server.schemas.base import Body, Key, RootName, Sha256Hex
+from superbatch_server.schemas.base import MAX_COUNT, Body, Key, RootName, Sha256Hex
 
 SourceLabel = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
@@ -28,7 +28,7 @@ class ShardRef(Body):
     )
     source: SourceLabel = Field(default="default", description="Label by which filter ratios are reported.")
     sha256: Sha256Hex | None = Field(default=None, description="Digest of the shard; makes its identity portable.")
-    rows: Annotated[int, Field(ge=0)] | None = Field(
+    rows: Annotated[int, Field(ge=0, le=MAX_COUNT)] | None = Field(
         default=None, description="Raw rows; counted when missing, checked by the index pass when given."
     )
 

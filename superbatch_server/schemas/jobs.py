@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from superbatch_server.schemas.base import Body, ObjectId
+from superbatch_server.schemas.base import MAX_COUNT, Body, ObjectId
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
-Seq = Annotated[int, Field(ge=0)]
+Seq = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
 class JobState(StrEnum):
@@ -177,7 +177,7 @@ class CurateSpec(Body):
     draw: DrawSpec = DrawSpec()
     refresh: RefreshSpec = RefreshSpec()
     lists: ListsSpec = ListsSpec()
-    num_batches: Annotated[int, Field(ge=1, le=1 << 40)]
+    num_batches: Annotated[int, Field(ge=1, le=MAX_COUNT)]
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
 
     def criteria(self) -> set[Criterion]:

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from superbatch_server.schemas.base import Body, Sha256Hex
+from superbatch_server.schemas.base import MAX_COUNT, Body, Sha256Hex
 from superbatch_server.schemas.models import FileRef
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
 class ConsumerReport(Body):
@@ -20,7 +20,7 @@ class ConsumerReport(Body):
     world_size: Annotated[int, Field(ge=1, le=1 << 20)]
     accumulation: Annotated[int, Field(ge=1, le=1 << 20)] = 1
     read_ahead: Count = Field(description="Batches asked for ahead of the one being trained.")
-    checkpoint_every: Annotated[int, Field(ge=1)] | None = Field(
+    checkpoint_every: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = Field(
         default=None, description="Batches between pushed checkpoints; needed where the learner is pushed."
     )
     delivered_seq: Count = 0

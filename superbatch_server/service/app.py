@@ -7,9 +7,10 @@ from fastapi.middleware.cors import CORSMiddleware
 from sqlalchemy import Engine
 
 from superbatch_server.service import auth, dashboard, internal_api
-from superbatch_server.service.auth import HostGuard, require_user
+from superbatch_server.service.auth import HostGuard, is_user, require_user
 from superbatch_server.service.body_limit import BodyLimit
 from superbatch_server.service.context import Deployment
+from superbatch_server.service.internal_api import is_attempt
 from superbatch_server.service.problems import MEDIA_TYPE, Problem, install_problem_handlers
 from superbatch_server.service.routes import datasets, health, jobs, manifest, models, roots, trainers
 from superbatch_server.service.settings import Settings
@@ -36,7 +37,7 @@ def create_app(*, engine: Engine, settings: Settings, store: ArtifactStore, toke
     app.state.engine, app.state.settings = engine, settings
     install_problem_handlers(app)
     _add_routes(app)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, is_known=lambda request: is_user(request) or is_attempt(request))
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]

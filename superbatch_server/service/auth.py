@@ -33,7 +33,7 @@ _TOKEN_HINT = (
     "(SUPERBATCH_DATA_DIR)."
 )
 
-__all__ = ["COOKIE", "HostGuard", "is_session", "new_login_code", "new_session", "require_user", "router"]
+__all__ = ["COOKIE", "HostGuard", "is_session", "is_user", "new_login_code", "new_session", "require_user", "router"]
 
 router = APIRouter(include_in_schema=False)
 
@@ -65,6 +65,15 @@ def require_user(request: Request) -> None:
     if cookie is None or not is_session(deployment.token, cookie, now_s=time.time()):
         raise Unauthorized(f"a request must carry a credential; got none that is valid. {_TOKEN_HINT}")
     _require_own_origin(request)
+
+
+def is_user(request: Request) -> bool:
+    """Claim that `require_user` lets the request pass."""
+    try:
+        require_user(request)
+    except (Unauthorized, Forbidden):
+        return False
+    return True
 
 
 @router.get("/login")

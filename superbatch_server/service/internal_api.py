@@ -64,6 +64,15 @@ def attempt_of(request: Request, job_id: str, token: int) -> Attempt:
     return Attempt(job_id, token, secret)
 
 
+def is_attempt(request: Request) -> bool:
+    """Claim that the bearer is the secret of some job's newest attempt; which one it is, the fence looks at."""
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        return False
+    with read(engine_of(request)) as connection:
+        return lease.is_known_secret(connection, secret)
+
+
 def engine_of(request: Request) -> Engine:
     """Return the catalog's engine."""
     engine: Engine = request.app.state.engine

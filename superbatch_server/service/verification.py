@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from io import BufferedReader
 from itertools import accumulate
 from typing import cast
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from superbatch.formats.canonical import JsonValue, canonical_json
 from superbatch.formats.digests import dataset_fingerprint, weak_shard_fingerprint
 from superbatch.formats.errors import SuperbatchError
 from superbatch.formats.tar import count_samples
 from superbatch_server.schemas.datasets import Dataset, ShardEntry
-from superbatch_server.schemas.errors import DigestMismatch, InvalidRequest, NotJson
+from superbatch_server.schemas.errors import DigestMismatch, Internal, InvalidRequest, NotJson
 from superbatch_server.schemas.models import FileRef, Model, ModelManifest
 from superbatch_server.service.catalog import datasets, models
 from superbatch_server.service.catalog.engine import read, write
 from superbatch_server.storage.roots import Root, find_root
 from superbatch_server.storage.safetensors_header import SafetensorsHeader, read_safetensors_header
+
+log = logging.getLogger("superbatch.verification")
 
 
 def verify_pending(engine: Engine, roots: Mapping[str, Root]) -> bool:
@@ -38,6 +43,30 @@ def verify_pending(engine: Engine, roots: Mapping[str, Root]) -> bool:
     elif model is not None:
         _verify_model(engine, roots, model)
     return dataset is not None or model is not None
+
+
+@contextmanager
+def _refusing(refuse: Callable[..., None], engine: Engine, object_id: str) -> Iterator[None]:
+    """Make an object INVALID with what is wrong; one that we fail at ourselves must not hold up all that come after.
+
+    A catalog that does not answer is nobody's fault: it is tried again.
+    """
+    try:
+        yield
+    except SQLAlchemyError:
+        raise
+    except Exception as error:
+        if isinstance(error, SuperbatchError):
+            code, message = error.code, str(error)
+        else:
+            log.exception("%s could not be verified", object_id)
+            code = Internal.code
+            message = (
+                f"what is registered must be such that it can be read to its end; got {type(error).__name__} "
+                f"({object_id}). Register it again; the service's log has the details."
+            )
+        with write(engine) as connection:
+            refuse(connection, object_id, code=code, message=message)
 
 
 def model_digest(manifest: ModelManifest) -> str:
@@ -63,27 +92,23 @@ def check_weights(roots: Mapping[str, Root], file: FileRef) -> SafetensorsHeader
 def _verify_dataset(engine: Engine, roots: Mapping[str, Root], dataset: Dataset) -> None:
     with read(engine) as connection:
         shards = datasets.shard_entries(connection, dataset.id)
-    try:
+    with _refusing(datasets.refuse_dataset, engine, dataset.id):
         root = find_root(roots, dataset.manifest.root)
         found = [_verified_shard(engine, root, dataset.id, shard) for shard in shards]
         rows = [num_rows for num_rows, _ in found]
         if sum(rows) == 0:
             raise InvalidRequest(f"a data set must have rows; got {len(shards)} shards without any. Name other shards.")
-    except SuperbatchError as error:
-        with write(engine) as connection:
-            datasets.refuse_dataset(connection, dataset.id, code=error.code, message=str(error))
-        return
-    fingerprint = dataset_fingerprint(
-        format=dataset.manifest.format,
-        towers={"a": dataset.manifest.kind_a, "b": dataset.manifest.kind_b},
-        caption_field=dataset.manifest.caption_field,
-        shard_fingerprints=[shard_fingerprint for _, shard_fingerprint in found],
-    )
-    starts = list(accumulate(rows, initial=0))[:-1]
-    with write(engine) as connection:
-        datasets.finish_dataset(
-            connection, dataset.id, fingerprint=fingerprint.hex(), start_indexes=starts, rows=sum(rows)
+        fingerprint = dataset_fingerprint(
+            format=dataset.manifest.format,
+            towers={"a": dataset.manifest.kind_a, "b": dataset.manifest.kind_b},
+            caption_field=dataset.manifest.caption_field,
+            shard_fingerprints=[shard_fingerprint for _, shard_fingerprint in found],
         )
+        starts = list(accumulate(rows, initial=0))[:-1]
+        with write(engine) as connection:
+            datasets.finish_dataset(
+                connection, dataset.id, fingerprint=fingerprint.hex(), start_indexes=starts, rows=sum(rows)
+            )
 
 
 def _verified_shard(engine: Engine, root: Root, dataset_id: str, shard: ShardEntry) -> tuple[int, bytes]:
@@ -120,18 +145,14 @@ def _check_digest(root: Root, key: str, sha256: str) -> None:
 
 
 def _verify_model(engine: Engine, roots: Mapping[str, Root], model: Model) -> None:
-    try:
+    with _refusing(models.refuse_model, engine, model.id):
         for file in model.manifest.files:
             if file.role == "weights":
                 check_weights(roots, file)
             else:
                 _check_json(roots, file)
-    except SuperbatchError as error:
         with write(engine) as connection:
-            models.refuse_model(connection, model.id, code=error.code, message=str(error))
-        return
-    with write(engine) as connection:
-        models.finish_model(connection, model.id, digest=model_digest(model.manifest))
+            models.finish_model(connection, model.id, digest=model_digest(model.manifest))
 
 
 def _check_json(roots: Mapping[str, Root], file: FileRef) -> None:

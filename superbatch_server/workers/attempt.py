@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 
 from superbatch_server.encoders.numerics import NumericsProfile, local_profile
-from superbatch_server.schemas.attempts import AttemptBundle, Numerics, Release
+from superbatch_server.schemas.attempts import AttemptBundle, Numerics, Release, WalkPosition
 from superbatch_server.schemas.datasets import ShardEntry
 from superbatch_server.schemas.errors import NumericsChanged
 from superbatch_server.schemas.jobs import Method, Phase
@@ -198,5 +198,11 @@ def _verifier(
     if bundle.learner is None or not needs.scores:
         return None
     return CheckpointVerifier(
-        executor, pool, tables, learner=bundle.learner, micro_batch=needs.settings.micro_batch, num_rows=num_rows
+        executor,
+        pool,
+        tables,
+        learner=bundle.learner,
+        order=needs.walk.shards_in_order(WalkPosition()),
+        micro_batch=needs.settings.micro_batch,
+        num_rows=num_rows,
     )

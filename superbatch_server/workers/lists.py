@@ -68,6 +68,9 @@ class ListWriter:
         started = monotonic()
         batches, score_keys = [batch for batch, _ in self._waiting], [key for _, key in self._waiting]
         rows = [batch.row for batch in batches]
+        # A segment names one checkpoint: of several the oldest, none being older than any, so that staleness is never
+        # understated. That need not be the first: a rejected checkpoint gives way to the one before it.
+        oldest = min(rows, key=lambda row: row.checkpoint.trained_seq if row.checkpoint else -1)
         data = write_batch_list([batch.composed.batch for batch in batches], fingerprint=self._fingerprint)
         digest = sha256(data).hexdigest()
         name = list_name(rows[0].seq, rows[-1].seq + 1, digest)
@@ -85,10 +88,9 @@ class ListWriter:
             sha256=digest,
             score_keys=score_keys,
             batch_digests=[digest_of_rows(b.composed.batch, fingerprint=self._fingerprint).hex() for b in batches],
-            # A segment has one checkpoint: of several, the oldest, so that staleness is never understated.
-            generation=rows[0].checkpoint.generation if rows[0].checkpoint else 0,
-            rule=rows[0].rule,
-            checkpoint=rows[0].checkpoint,
+            generation=oldest.checkpoint.generation if oldest.checkpoint else 0,
+            rule=oldest.rule,
+            checkpoint=oldest.checkpoint,
             next_walk=batches[-1].next_walk,
             stats=_stats(batches, commit_s=monotonic() - started),
         )

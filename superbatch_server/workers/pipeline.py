@@ -203,7 +203,7 @@ class Pipeline:
             raise error
         if not is_memory:
             is_rejectable = row.checkpoint is not None and self._spec.refresh.replay is None
-            if not is_rejectable or (isinstance(error, ScoringFailed) and error.cause == "rows"):
+            if not is_rejectable or (isinstance(error, ScoringFailed) and error.cause != "model"):
                 raise error
             assert row.checkpoint is not None
             self._service.verdict(row.checkpoint.id, CheckpointVerdict(ok=False, reason=f"{error.code}: {error}"))
@@ -267,6 +267,7 @@ class Pipeline:
             waits_for=wait.waits_for,
             seen_trained_seq=self._state.consumer_trained_seq,
             seen_checkpoint=self._state.active.id if self._state.active else None,
+            seen_live=self._state.consumer_live,
         )
 
 

@@ -120,17 +120,16 @@ class Pool:
         assert entry is not None, "a job without a reference embeds no shard"
         return _kept(self._embeddings, shard_id, lambda: self._open_embeddings(entry))
 
-    def fixed_rows(self, num_rows: int) -> list[int]:
-        """Return the dataset_index of the first eligible rows of what has been delivered; waits for one shard."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._delivered or self._failure)
-            self._raise_failure()
-            delivered = sorted(self._delivered.items())
+    def fixed_rows(self, num_rows: int, *, order: Sequence[int]) -> list[int]:
+        """Return the dataset_index of the first eligible rows of the shards in `order`.
+
+        Waits for as many shards as that takes: which rows these are does not depend on what happens to be delivered.
+        """
         found: list[int] = []
-        for shard_id, shard in delivered:
-            found += (np.flatnonzero(shard.rows.eligible) + self._start(shard_id)).tolist()
+        for shard_id in order:
             if len(found) >= num_rows:
                 break
+            found += (np.flatnonzero(self.rows_of(shard_id).eligible) + self._start(shard_id)).tolist()
         return found[:num_rows]
 
     def num_distinct_contents(self) -> int:

@@ -16,11 +16,14 @@ from superbatch.formats.errors import SuperbatchError
 from superbatch.tiny.picture import BadRow
 from superbatch_server.encoders.microbatch import encode_padded
 from superbatch_server.encoders.protocol import DualEncoder, PreparedRow
+from superbatch_server.schemas.errors import Unavailable
 from superbatch_server.storage.roots import open_roots
 from superbatch_server.workers.model_files import EncoderFiles, EncoderShelf
 from superbatch_server.workers.out_of_memory import is_out_of_memory
 from superbatch_server.workers.row_reader import RowRef, read_rows
 from superbatch_server.workers.worker_settings import WorkerSettings
+
+Cause = Literal["model", "memory", "rows", "storage"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +40,15 @@ class RowEmbeddings:
 
 
 class ScoringFailed(SuperbatchError):
-    """Rows could not be embedded: the model cannot be loaded, memory runs out, or rows cannot be read."""
+    """Rows could not be embedded.
+
+    Causes: the model cannot be loaded; memory runs out; rows cannot be read; a storage does not answer, which says
+    nothing about model or rows and may be over in the next attempt.
+    """
 
     code = "scoring_failed"
 
-    def __init__(self, cause: Literal["model", "memory", "rows"], error_code: str, message: str) -> None:
+    def __init__(self, cause: Cause, error_code: str, message: str) -> None:
         super().__init__(cause, error_code, message)
         self.cause, self.error_code, self.message = cause, error_code, message
 
@@ -60,15 +67,18 @@ class RowScorer:
 
     def embed(self, files: EncoderFiles, rows: Sequence[RowRef], micro_batch: int) -> RowEmbeddings | ScoringFailed:
         """Return the embeddings, or what went wrong: as a value, so that it crosses processes as it is."""
-        cause: Literal["model", "memory", "rows"] = "model"
+        cause: Cause = "model"
         try:
             encoder = self._shelf.get(files)
             cause = "rows"
             return _embedded(encoder, [_prepared(encoder, *row) for row in read_rows(self._roots, rows)], micro_batch)
         except Exception as error:
             code = error.code if isinstance(error, SuperbatchError) else "scoring_failed"
-            message = str(error) or type(error).__name__
-            return ScoringFailed("memory" if is_out_of_memory(error) else cause, code, message)
+            if is_out_of_memory(error):
+                cause = "memory"
+            elif isinstance(error, (Unavailable, OSError)):
+                cause, code = "storage", Unavailable.code
+            return ScoringFailed(cause, code, str(error) or type(error).__name__)
 
 
 def parts(rows: Sequence[RowRef], *, micro_batch: int, num_workers: int) -> Iterator[Sequence[RowRef]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from superbatch_server.schemas.attempts import CheckpointCandidate, CheckpointVerdict
@@ -17,7 +19,7 @@ NUM_FIXED_ROWS = 256
 
 
 class CheckpointVerifier:
-    """Tries checkpoints on the first eligible rows of what has been indexed."""
+    """Tries checkpoints on the first eligible rows of the shards in `order`: the same rows in every attempt."""
 
     def __init__(
         self,
@@ -26,18 +28,20 @@ class CheckpointVerifier:
         tables: CandidateTables,
         *,
         learner: Model,
+        order: Sequence[int],
         micro_batch: int,
         num_rows: int = NUM_FIXED_ROWS,
     ) -> None:
         self._executor, self._pool, self._tables = executor, pool, tables
-        self._learner, self._micro_batch, self._num_rows = learner, micro_batch, num_rows
+        self._learner, self._order = learner, order
+        self._micro_batch, self._num_rows = micro_batch, num_rows
 
     def verdict(self, candidate: CheckpointCandidate) -> CheckpointVerdict:
         """Return the verdict; files that are gone, changed or make no model are a reason too.
 
-        Raises: ScoringFailed when the rows, not the checkpoint, are at fault.
+        Raises: ScoringFailed when not the checkpoint but rows, memory or a storage are at fault.
         """
-        index_n = np.array(self._pool.fixed_rows(self._num_rows), dtype=np.int64)
+        index_n = np.array(self._pool.fixed_rows(self._num_rows, order=self._order), dtype=np.int64)
         if len(index_n) == 0:
             return CheckpointVerdict(ok=True)
         rows = self._tables.references(self._tables.table(index_n))

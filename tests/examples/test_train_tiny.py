@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from examples import train_tiny
-from superbatch.formats.errors import LogStalled
+from superbatch.formats.errors import DigestMismatch, LogStalled, ServiceError
 from superbatch.tiny.weights import load_model, load_weights
 from tests.examples.tiny_job import BATCH_SIZE, TinyJob
+from tests.superbatch.log.fake_service import problem
 from tests.superbatch.tiny.made import CONFIG
 
 
@@ -87,7 +88,7 @@ def test_checkpoints_are_pushed_with_the_batches_they_know(job: TinyJob, tmp_pat
 
 @pytest.mark.parametrize("stop", [1, 4, 5])
 def test_a_stopped_trainer_goes_on_exactly(job: TinyJob, tmp_path: Path, stop: int) -> None:
-    """Stopped after `stop` batches, saved after 0 or 4: the batches since are trained again, with the same result."""
+    """Stopped after `stop` batches, saved at 0 or 4: the batches since are trained again, with the same result."""
     further = (
         "--save-every",
         "4",
@@ -105,12 +106,38 @@ def test_a_stopped_trainer_goes_on_exactly(job: TinyJob, tmp_path: Path, stop: i
     train(job, "stopped", *further)
     train(job, "whole", *further)
     first = job.service.reports[num_reports]
-    assert (first["rewind"], first["trained_seq"]) == ((True, 4) if stop >= 4 else (False, 0))
+    assert (first["rewind"], first["trained_seq"]) == (True, 4 if stop >= 4 else 0), (
+        "the service refuses to go back without it"
+    )
     stopped, whole = files_of(tmp_path / "stopped"), files_of(tmp_path / "whole")
     assert stopped["model.safetensors"] == whole["model.safetensors"]
     assert json.loads(stopped["metrics.json"])["losses"] == json.loads(whole["metrics.json"])["losses"]
     keys = [(pushed["trained_seq"], pushed["files"][0]["key"]) for pushed in job.service.checkpoints]
     assert len(set(keys)) == 3
+
+
+def test_a_run_that_is_refused_leaves_the_saved_state_alone(job: TinyJob, tmp_path: Path) -> None:
+    """Started again without --resume: the service refuses to go back, and the state of the long run is still there."""
+    job.publish(3, end=True)
+    train(job, "run")
+    state = (tmp_path / "run" / "state.pt").read_bytes()
+    job.service.hooks.append(
+        lambda request: problem(409, "went_back", "trained_seq must not fall") if request.method == "PUT" else None
+    )
+    with pytest.raises(ServiceError, match="went_back"):
+        train(job, "run")
+    assert (tmp_path / "run" / "state.pt").read_bytes() == state
+
+
+def test_a_shard_that_changed_is_noticed_before_it_is_trained_on(job: TinyJob, tmp_path: Path) -> None:
+    job.publish(3, end=True)
+    tar = tmp_path / "pool" / "pool" / "000000.tar"
+    content = bytearray(tar.read_bytes())
+    for sample in job.samples:
+        content[sample.members[1].offset] ^= 1  # the first letter of each caption
+    tar.write_bytes(content)
+    with pytest.raises(DigestMismatch, match="The shard changed after the dataset was registered"):
+        train(job, "run")
 
 
 def test_the_average_is_the_weights_themselves_without_ema(job: TinyJob) -> None:
@@ -120,10 +147,10 @@ def test_the_average_is_the_weights_themselves_without_ema(job: TinyJob) -> None
         torch.testing.assert_close(slow, fast)
 
 
-@pytest.mark.parametrize(("log", "lines"), [("json", 3), ("bar", 1), ("none", 0)])
+@pytest.mark.parametrize(("log", "lines"), [("json", 3), ("text", 3), ("none", 0)])
 def test_what_is_shown(job: TinyJob, capsys: pytest.CaptureFixture[str], log: str, lines: int) -> None:
     job.publish(3, end=True)
-    train(job, "run", "--log", log, "--steps", "3")
+    train(job, "run", "--log", log)
     shown = capsys.readouterr().err
     assert shown.count("\n") == lines
     if log == "json":

@@ -51,6 +51,7 @@ def test_the_real_library_writes_what_is_let_in() -> None:
         (b"", "0 bytes in all"),
         (b"short", "5 bytes in all"),
         (struct.pack("<Q", 1 << 60) + b"{}", "header of 1152921504606846976 bytes"),
+        (weights(b"{" + b" " * 10_000_000), "header of 10000001 bytes"),
         (weights(b"[1, 2]"), "begins with"),
         (weights(b"{not json"), "no JSON"),
         (weights(b'{"w": 1, "w": 2}'), "twice"),
@@ -62,6 +63,8 @@ def test_the_real_library_writes_what_is_let_in() -> None:
         (weights({"w": {**W, "dtype": "OBJECT"}}, 24), "OBJECT"),
         (weights({"w": {**W, "shape": [2, -3]}}, 24), "shape"),
         (weights({"w": {**W, "shape": [2, 4]}}, 24), "shape"),
+        (weights({"w": {**W, "shape": [10**4000] * 300}}, 24), "shape"),  # a product that would take minutes
+        (weights({"w": {**W, "shape": [2] * 65}}, 24), "shape"),
         (weights({"w": {**W, "data_offsets": [24, 0]}}, 24), "bytes"),
         (weights({"w": {"dtype": "F32"}}, 24), "without"),
         (weights({"w": W, "__metadata__": {"n": 1}}, 24), "metadata"),

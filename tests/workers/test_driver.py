@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from superbatch_server.schemas.attempts import Runtime
+from superbatch_server.schemas.attempts import Finish, Runtime
 from superbatch_server.schemas.errors import ResourcesTooSmall
-from superbatch_server.workers.driver import read_environment
+from superbatch_server.workers.driver import Exit, read_environment
+from superbatch_server.workers.driver import _failed as end_of_failure
 from superbatch_server.workers.resources import Machine, check_resources, this_machine
+from superbatch_server.workers.row_scorer import Cause, ScoringFailed
 from superbatch_server.workers.scratch import Scratch
 
 
@@ -80,3 +83,26 @@ def test_scratch_of_earlier_attempts_is_removed_and_rays_path_is_short(tmp_path:
         scratch.remove()
         assert not scratch.folder.exists()
         assert not scratch.ray_folder.exists()
+
+
+class Finished:
+    """A client that notes how the job was ended."""
+
+    def __init__(self) -> None:
+        self.codes: list[str | None] = []
+
+    def finish(self, finish: Finish) -> SimpleNamespace:
+        self.codes.append(finish.code)
+        return SimpleNamespace(state="FAILED")
+
+
+@pytest.mark.parametrize(
+    ("cause", "error_code", "expected"),
+    [("storage", "unavailable", (Exit.CRASHED, [])), ("model", "object_missing", (Exit.FAILED, ["object_missing"]))],
+)
+def test_only_what_another_attempt_would_meet_again_fails_the_job(
+    cause: Cause, error_code: str, expected: tuple[Exit, list[str]]
+) -> None:
+    client = Finished()
+    ended = end_of_failure(client, ScoringFailed(cause, error_code, "away"))  # type: ignore[arg-type]
+    assert (ended, client.codes) == expected

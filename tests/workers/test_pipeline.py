@@ -180,6 +180,22 @@ def test_a_checkpoint_that_is_not_finite_is_rejected_and_never_scores(world: Wor
     assert {row.rule for row in service.rows.values()} == {"easy_reference"}
 
 
+def test_a_checkpoint_replaced_after_its_push_is_rejected_and_never_loaded(world: World) -> None:
+    pushed = world.checkpoint("c1", seed=5)
+    world.checkpoint("c1", seed=6)
+    spec = spec_of(**PUSHED, refresh={"max_staleness": 100}, num_batches=3)
+
+    def push(service: FakeService) -> int:
+        if not service.checkpoints:
+            service.push("c1", pushed, trained_seq=0)
+        return service.next_seq
+
+    service = FakeService(spec, trainer=push)
+    attempt(world, service)
+    assert [c.state for c in service.checkpoints] == ["REJECTED"]
+    assert {row.rule for row in service.published_rows()} == {"easy_reference"}
+
+
 def test_candidates_that_are_not_finite_are_dropped_and_counted(world: World) -> None:
     world.checkpoint("row", seed=5, poison="row")
     spec = spec_of(**PUSHED, refresh={"max_staleness": 100}, num_batches=6, selection={"f": 0.9})

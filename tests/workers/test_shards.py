@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from superbatch.formats.digests import weak_shard_fingerprint
+from superbatch.formats.score_shard import read_score_shard
 from superbatch.formats.uid import uid_of_bytes
+from superbatch_server.encoders.numerics import NumericsProfile
 from superbatch_server.schemas.attempts import CacheEntry
 from superbatch_server.storage.roots import open_roots
 from superbatch_server.workers.cache_keys import embedding_cache_key, index_cache_key
@@ -19,7 +24,7 @@ from superbatch_server.workers.index import IndexSpec, read_index
 from superbatch_server.workers.index_pass import ShardFailed
 from superbatch_server.workers.model_files import EncoderFiles, model_files
 from superbatch_server.workers.row_reader import RowRef
-from superbatch_server.workers.row_scorer import RowEmbeddings
+from superbatch_server.workers.row_scorer import RowEmbeddings, parts
 from superbatch_server.workers.shard_task import EmbedSpec, ShardReceipt, ShardTask, ShardWorker
 from superbatch_server.workers.tries import MAX_TRIES, Tries
 from superbatch_server.workers.worker_settings import WorkerSettings
@@ -75,6 +80,66 @@ def test_the_index_says_where_rows_lie_and_which_are_broken(world: World) -> Non
         (2, 22, "missing_picture"),
         (3, 7, "picture_too_large"),
     ]
+
+
+@given(num_rows=st.integers(1, 300), micro_batch=st.integers(1, 40), num_workers=st.integers(1, 9))
+def test_a_super_batch_is_cut_between_micro_batches_only(num_rows: int, micro_batch: int, num_workers: int) -> None:
+    rows = [RowRef("data", "a.tar", i, 1, i, 1, b"") for i in range(num_rows)]
+    cut = list(parts(rows, micro_batch=micro_batch, num_workers=num_workers))
+    assert [row for part in cut for row in part] == rows
+    assert all(len(part) % micro_batch == 0 for part in cut[:-1])
+    assert all(len(part) > 0 for part in cut)
+
+
+def test_every_part_of_a_cache_key_counts() -> None:
+    other = IndexSpec(max_pixels=SPEC.max_pixels + 1)
+    indexes = [index_cache_key("aa" * 32, SPEC), index_cache_key("bb" * 32, SPEC), index_cache_key("aa" * 32, other)]
+    wanted = [("aa", SPEC, "cc", "dd"), ("bb", SPEC, "cc", "dd"), ("aa", other, "cc", "dd")]
+    wanted += [("aa", SPEC, "ee", "dd"), ("aa", SPEC, "cc", "ee"), ("aa", SPEC, "dd", "cc")]
+    embeddings = [
+        embedding_cache_key(shard * 32, spec, encoder=encoder * 32, numerics=numerics * 32)
+        for shard, spec, encoder, numerics in wanted
+    ]
+    assert len({*indexes, *embeddings}) == 9
+
+
+def test_every_field_of_the_numerics_profile_changes_its_digest() -> None:
+    profile = NumericsProfile("2.0", "cpu AVX2", "float32", threads_per_worker=1, composer_threads=2, micro_batch=3)
+    changes: dict[str, str | int] = {"torch_version": "2.1", "device": "cpu AVX512", "dtype": "bfloat16"}
+    changes |= {"threads_per_worker": 9, "composer_threads": 9, "micro_batch": 9}
+    assert set(changes) == {field.name for field in fields(NumericsProfile)}
+    changed = {replace(profile, **{name: value}).digest() for name, value in changes.items()}  # type: ignore[arg-type]
+    assert len({profile.digest(), *changed}) == 7
+
+
+def test_rows_that_the_reference_cannot_embed_are_quarantined_and_never_drawn(world: World) -> None:
+    world.checkpoint("reference-poisoned", seed=1, poison="row")
+    (world.folder / "models" / "reference" / "model.safetensors").unlink()
+    (world.folder / "models" / "reference-poisoned" / "model.safetensors").rename(
+        world.folder / "models" / "reference" / "model.safetensors"
+    )
+    service = FakeService(spec_of(num_batches=12))
+    attempt(world, service)
+    assert service.pool is not None
+    assert service.pool.quarantined[NOT_FINITE] == 1
+    assert service.pool.eligible == 110
+    poisoned = 4 * ROWS_PER_SHARD + 11
+    keys = [key for commit in service.commits for key in commit.score_keys]
+    drawn = {
+        index
+        for key in keys
+        for index in read_score_shard(world.folder / "store" / key).rows.column("dataset_index").to_pylist()
+    }
+    assert len(drawn) == 110
+    assert poisoned not in drawn
+    bits = [index in drawn for index in range(5 * ROWS_PER_SHARD)]
+    assert service.pool.eligible_digest == plain_eligible_digest(world.fingerprint(), bits)
+
+
+def plain_eligible_digest(fingerprint: str, bits: list[bool]) -> str:
+    """design.md section 1, in words: one bit per dataset_index, least significant first."""
+    packed = sum(bit << i for i, bit in enumerate(bits)).to_bytes(-(-len(bits) // 8), "little")
+    return sha256(b"superbatch-eligible-v1\0" + bytes.fromhex(fingerprint) + packed).hexdigest()
 
 
 def test_embeddings_do_not_depend_on_what_else_is_asked_for(world: World) -> None:

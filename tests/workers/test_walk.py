@@ -174,6 +174,27 @@ def test_rows_put_off_may_fill_a_super_batch_without_moving_the_walk() -> None:
     assert after == WalkPosition(pass_index=0, block=0, offset=4, put_off=(2,))
 
 
+def test_a_row_that_still_waits_is_not_put_off_again_so_what_waits_never_exceeds_the_dataset() -> None:
+    shards = [[(True, 1)] * 8 + [(True, 2)]]  # one picture on 8 of 9 rows: each super-batch of 2 holds one of them
+    walk, position = walk_over(shards, block_rows=9), START
+    for _ in range(40):
+        drawn, position = walk.draw(position, 2, Pool(shards))
+        assert len(drawn) == 2
+        assert len(set(position.put_off)) == len(position.put_off) <= 8
+    assert position.pass_index > 30
+
+
+@pytest.mark.parametrize("block_rows", [1, 2, 5])
+def test_the_largest_possible_super_batches_never_fail_wherever_they_begin(block_rows: int) -> None:
+    shards = [[(True, content) for content in (1, 2, 1, 3)], [(False, 9), (True, 4), (True, 4)], [(True, 5)]]
+    walk, position = walk_over(shards, block_rows=block_rows), START
+    for _ in range(50):
+        drawn, position = walk.draw(position, 5, Pool(shards))
+        assert len(drawn) == 5
+        with pytest.raises(SuperBatchExceedsPool, match=r"B = 6, distinct = 5"):
+            walk.draw(position, 6, Pool(shards))
+
+
 def test_a_super_batch_above_the_distinct_contents_names_both_numbers() -> None:
     shards = [[(True, 1), (True, 1), (False, 2)], [(True, 3)]]
     with pytest.raises(SuperBatchExceedsPool, match=r"B = 3, distinct = 2") as raised:

@@ -60,7 +60,7 @@ def find_connection(options: argparse.Namespace, environment: Mapping[str, str])
             "Start one with `superbatch serve`, or give --url and --token-file."
         )
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise NoService(f"--url must be like http://127.0.0.1:8765; got {url!r}.")
+        raise NoService(f"--url must be like http://127.0.0.1:8600; got {url!r}.")
     if options.token_file is not None:
         return Connection(url, _token(options.token_file))
     if token := environment.get("SUPERBATCH_TOKEN"):

@@ -71,7 +71,9 @@ def read_json(path: Path) -> JsonObject:
     try:
         return JsonFields(parse_json(path.read_bytes(), where=str(path)), str(path)).value
     except OSError as error:
-        raise CommandError(f"a file must be readable; got {error}.") from error
+        raise CommandError(
+            f"a file must be readable; got {error.strerror} ({shown(str(path))}). Check its name."
+        ) from error
 
 
 def _manifest(options: argparse.Namespace, service: Service) -> JsonObject:

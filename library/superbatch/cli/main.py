@@ -12,6 +12,7 @@ from superbatch.cli import datasets, jobs, models, submit, watch
 from superbatch.cli.client import HttpService
 from superbatch.cli.connection import Connection, add_connection_options, find_connection
 from superbatch.cli.errors import CommandError, Exit, NoService
+from superbatch.cli.parser import Parser
 from superbatch.cli.plugins import SERVER_COMMANDS, Installed, find_plugin, installed_commands
 from superbatch.cli.text import shown
 from superbatch.formats.errors import ServiceError, ServiceUnreachable, SuperbatchError
@@ -67,7 +68,7 @@ def run(
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the client's commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="superbatch",
         usage="superbatch COMMAND ...",
         description=_description(),
@@ -75,8 +76,10 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=RAW,
     )
     parser.add_argument("--version", action="version", version=f"superbatch {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
-    connection = argparse.ArgumentParser(add_help=False)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS, prog="superbatch"
+    )
+    connection = Parser(add_help=False)
     add_connection_options(connection)
     datasets.add_parsers(commands.add_parser("datasets"), connection)
     models.add_parsers(commands.add_parser("models"), connection)

@@ -44,7 +44,9 @@ def add_parsers(parser: argparse.ArgumentParser, connection: argparse.ArgumentPa
         description=ADD_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add.add_argument("name", metavar="NAME | FOLDER", help="its name, or a folder with its files")
+    add.add_argument(
+        "name", metavar="NAME | FOLDER", nargs="?", help="its name (else that of --dir), or a folder with its files"
+    )
     add.add_argument("--name", dest="as_name", metavar="NAME", help="name for a FOLDER (else the folder's own)")
     add.add_argument("--family", default="tiny", help="which encoder reads the files (default: tiny)")
     add.add_argument("--root", help="root that holds the files")
@@ -90,17 +92,23 @@ def file_sha256(path: Path) -> str:
 
 
 def _name_and_files(options: argparse.Namespace, service: Service) -> tuple[str, Sequence[JsonObject]]:
+    name = options.as_name or options.name
     if options.file:
-        if options.root is None:
-            raise CommandError("--file needs --root, the root that holds the files; got none.")
-        return options.as_name or options.name, [_given(text, options.root) for text in options.file]
+        if options.root is None or name is None:
+            raise CommandError("--file needs --root, the root that holds the files, and a name; give both.")
+        return name, [_given(text, options.root) for text in options.file]
     if options.dir is not None:
         if options.root is None:
             raise CommandError(
                 "--dir is a key in a root; got no --root. Give one, or name a local folder without --dir."
             )
         root = named_root(options.root, list_roots(service))
-        return options.as_name or options.name, _hashed(root, options.dir.rstrip("/"), options.no_weights)
+        key = options.dir.rstrip("/")
+        return name or key.rpartition("/")[2], _hashed(root, key, options.no_weights)
+    if options.name is None:
+        raise CommandError(
+            "a model needs a folder, or --root with --dir or --file; got none. See superbatch models add --help."
+        )
     folder = Path(options.name)
     if not folder.is_dir():
         raise CommandError(f"without --dir or --file a folder is needed; {shown(str(folder))} is none.")

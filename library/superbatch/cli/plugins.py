@@ -36,6 +36,7 @@ def find_plugin(name: str, installed: Installed = installed_commands) -> Command
         return cast("Command", found.load())
     if name in SERVER_COMMANDS:
         raise CommandError(
-            f"superbatch {name} is part of the server; install superbatch-server: pip install superbatch-server"
+            f"superbatch {name} is part of the server; this environment has no superbatch-server with that command. "
+            "To install superbatch-server, or a newer one: pip install -U superbatch-server (in a clone: make check)."
         )
     raise CommandError(f"{name!r} is no command. See superbatch --help.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +52,11 @@ def root_of(directory: Path, roots: Sequence[Root]) -> tuple[Root, str]:
     found = [(root, key) for root in roots if (key := root.key_of(directory)) is not None]
     if not found:
         name = _free_name(directory, {root.name for root in roots})
+        setting = shlex.quote(f"{name}={shown(str(directory))}")
         raise CommandError(
-            f"a folder must lie in a root of the service; {shown(str(directory))} lies in none of "
-            f"{', '.join(root.name for root in roots) or 'none'}. Start the service with\n"
-            f"    superbatch serve --root {name}={shown(str(directory))}"
+            f"a folder must lie in a root of the service; {shown(str(directory))} lies in none "
+            f"({', '.join(root.name for root in roots) or 'it has no roots'}). Start the service "
+            f"again, with the roots it has and this one:\n    superbatch serve ... --root {setting}"
         )
     return min(found, key=lambda pair: len(pair[1]))
 

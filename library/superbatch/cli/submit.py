@@ -118,8 +118,8 @@ def object_id(service: Service, collection: str, text: str) -> str:
         return usable[0].text("id")
     ids = ", ".join(item.text("id") for item in usable) or ("only INVALID ones" if found else "none")
     raise CommandError(
-        f"a name must stand for one of the {collection}; {text!r} stands for {ids}. "
-        f"Give the id: superbatch {collection} list shows them."
+        f"a name must stand for exactly one of the {collection}; {text!r} stands for {ids}. "
+        f"Give an id: superbatch {collection} list shows them."
     )
 
 

@@ -13,7 +13,7 @@ from superbatch.cli.client import Service
 from superbatch.cli.errors import Exit
 from superbatch.cli.jobs import event_line
 from superbatch.cli.progress import ProgressLine, bar
-from superbatch.cli.text import duration, shown
+from superbatch.cli.text import count, duration, shown
 from superbatch.formats.errors import ServiceUnreachable
 from superbatch.formats.json_fields import JsonFields
 
@@ -138,7 +138,17 @@ def ending(view: View) -> str:
             f"FAILED after {published}: {error} [{code}]\nTo go on after mending it: superbatch retry {job.text('id')}"
         )
     selected = f"{stats.integer('trained'):,} of {stats.integer('loaded'):,} candidates selected"
-    return f"{view.state}: {published}, {selected}"
+    return f"{view.state}: {published}, {selected}{_quarantined(stats)}"
+
+
+def _quarantined(stats: JsonFields) -> str:
+    """Return the rows that were left out and why, or nothing where all were good."""
+    reasons = stats.object("quarantined")
+    counts = {shown(reason): reasons.integer(reason) for reason in reasons.value}
+    if not counts:
+        return ""
+    why = ", ".join(f"{reason} {number:,}" for reason, number in counts.items())
+    return f"\n{count(sum(counts.values()), 'row')} quarantined: {why}"
 
 
 def _shards(view: View) -> tuple[int, int] | None:

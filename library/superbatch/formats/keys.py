@@ -13,7 +13,7 @@ def checked_key(key: str, *, where: str) -> str:
     """Return `key` unchanged if it names something below a root.
 
     A key is a relative path with `/` between non-empty parts, none of them `.` or `..`; no backslash, no control
-    character, no drive letter.
+    character, no lone surrogate, no drive letter.
 
     Args:
         key: path inside a root.
@@ -26,7 +26,7 @@ def checked_key(key: str, *, where: str) -> str:
         not any(part in ("", ".", "..") for part in parts)
         and "\\" not in key
         and not _DRIVE.match(key)
-        and not any(ord(char) < 32 or ord(char) == 127 for char in key)
+        and not any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) < 0xE000 for char in key)
     )
     if not is_safe:
         raise InvalidInput(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -75,6 +75,21 @@ def coalesce(
     if members:
         runs.append(Run(ByteRange(start, stop - start), tuple(members)))
     return runs
+
+
+def parts_of(runs: Sequence[Run], *, max_bytes: int = MAX_RUN_BYTES) -> Iterator[Sequence[Run]]:
+    """Yield the runs in order, cut into parts of at most `max_bytes` together; one longer run is a part of its own.
+
+    A part is what is asked for, and held in memory, at once.
+    """
+    start = total_bytes = 0
+    for position, run in enumerate(runs):
+        if position > start and total_bytes + run.range.length > max_bytes:
+            yield runs[start:position]
+            start, total_bytes = position, 0
+        total_bytes += run.range.length
+    if runs:
+        yield runs[start:]
 
 
 class LocalRanges:

@@ -6,13 +6,13 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from superbatch.formats.errors import DigestMismatch, InvalidInput, UnreadableExample
-from superbatch.formats.locators import COALESCE_GAP_BYTES, ByteRange, LocalRanges, RangeSource, coalesce
+from superbatch.formats.locators import COALESCE_GAP_BYTES, ByteRange, LocalRanges, RangeSource, Run, coalesce, parts_of
 from superbatch.formats.shards import ShardEntry, ShardTable
 from superbatch.formats.uid import uid_of_bytes
 
@@ -83,7 +83,8 @@ class ExampleReader:
             DigestMismatch: with check_uids, content that is not what was selected.
             InvalidInput: a shard that the table lacks, a shard format without byte ranges, a root without a path, a key
                 that could leave its root.
-        Cost: one read per run of near rows of a shard; `bytes_read` and `bytes_used` count both sides.
+        Cost: one read per run of near rows of a shard; `bytes_read` and `bytes_used` count both sides. Memory: the
+            examples, and the reads of at most 64 MiB (MAX_RUN_BYTES) beside them, or of one longer example.
         """
         records: list[_Row] = rows.select(_COLUMNS).to_pylist()
         positions_by_shard: defaultdict[int, list[int]] = defaultdict(list)
@@ -103,8 +104,7 @@ class ExampleReader:
         wanted = [position for position, found in enumerate(ranges) if found is not None]
         runs = coalesce([found for found in ranges if found is not None], gap_bytes=self._gap_bytes)
         contents = [b""] * len(ranges)
-        blocks = self._read(shard, [run.range for run in runs]) if runs else []
-        for run, block in zip(runs, blocks, strict=True):
+        for run, block in self._read_runs(shard, runs):
             self.bytes_read += run.range.length
             for position in run.positions:
                 found = ranges[wanted[position]]
@@ -113,6 +113,10 @@ class ExampleReader:
                 contents[wanted[position]] = block[start : start + found.length]
                 self.bytes_used += found.length
         return list(zip(contents[::2], contents[1::2], strict=True))
+
+    def _read_runs(self, shard: ShardEntry, runs: Sequence[Run]) -> Iterator[tuple[Run, bytes]]:
+        for part in parts_of(runs):
+            yield from zip(part, self._read(shard, [run.range for run in part]), strict=True)
 
     def _read(self, shard: ShardEntry, ranges: Sequence[ByteRange]) -> list[bytes]:
         delay_s = self._first_delay_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import re
@@ -25,10 +26,10 @@ from superbatch.log.dataset_links import fetch_local_roots, fetch_shard_table
 from superbatch.log.follower import ManifestFollower
 from superbatch.log.list_cache import ListCache
 from superbatch.log.list_fetcher import fetch_list
-from superbatch.log.reports import Consumer, Counts, Role, post_checkpoint, put_progress
+from superbatch.log.reports import Consumer, Counts, Reporter, Role, post_checkpoint
 from superbatch.log.service_client import ServiceClient
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
 class BatchLog:
@@ -38,7 +39,7 @@ class BatchLog:
     failed or was cancelled, HistoryChanged (409), BehindRetention (410), DigestMismatch when a list or the chain of
     digests is wrong, ServiceError when the service refuses, ServiceUnreachable when it stays silent, LogStalled when no
     batch came within idle_limit_s, RevokedBatch when a batch was withdrawn. After any of them a new BatchLog may be
-    opened from `state()`.
+    opened from `state()`. While it waits, a registered trainer stays registered: the last report is repeated.
 
     Args:
         url: address of the service.
@@ -72,7 +73,7 @@ class BatchLog:
         read_ahead: int = 0,
         wait_s: float = 20.0,
         idle_limit_s: float | None = None,
-        num_attempts: int = 10,
+        num_attempts: int = 12,
         timeout_s: float = 30.0,
         on_revoked: Literal["raise", "skip"] = "raise",
         client: httpx.Client | None = None,
@@ -104,11 +105,13 @@ class BatchLog:
             idle_limit_s=idle_limit_s,
             sleep=sleep,
             clock=clock,
+            keep_alive=self._keep_alive,
         )
+        self._clock = clock
         self._cache = None if cache_dir is None else ListCache(cache_dir, max_bytes=cache_bytes)
         self._on_revoked = on_revoked
         self._open: tuple[Segment, BatchListReader] | None = None
-        self._consumer: Consumer | None = None
+        self._reporter: Reporter | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -143,8 +146,10 @@ class BatchLog:
                 return LogBatch.of(segment, seq, rows=rows, log_digest=log_digest)
 
     def state(self) -> LogState:
-        """Return what resumes at the next batch: job, history_id, next_seq, log_digest. "
-        "Plain JSON, the same on all ranks."""
+        """Return what resumes at the next batch: job, history_id, next_seq, log_digest.
+
+        Plain JSON, the same on all ranks.
+        """
         return self._position().state()
 
     def manifest(self) -> Manifest:
@@ -184,12 +189,13 @@ class BatchLog:
             world_size: ranks.
             accumulation: micro-steps per optimizer step.
             checkpoint_every: batches between pushed checkpoints; None where none are pushed.
-            ttl_s: seconds without a report after which production pauses.
-            rewind: the trainer went back to its last checkpoint after a crash.
+            ttl_s: seconds without a report after which production pauses; longer than the longest step. Waiting for a
+                batch does not count: the log repeats the last report then.
+            rewind: the trainer starts again after a crash, from its last checkpoint or, without one, from the start.
         Raises:
             ServiceError: sizes that cannot be served (422, with the numbers), another learner (409).
         """
-        self._consumer = Consumer(
+        consumer = Consumer(
             _checked_name(name, what="consumer"),
             role,
             world_size,
@@ -198,6 +204,7 @@ class BatchLog:
             checkpoint_every,
             ttl_s,
         )
+        self._reporter = Reporter(self._service, self.job, consumer, clock=self._clock)
         start_seq = self._position().start_seq
         self.progress(trained_seq=start_seq, durable_seq=start_seq, rewind=rewind)
 
@@ -215,14 +222,13 @@ class BatchLog:
             InvalidInput: not registered, counts out of order, or a trained_seq that this log has not passed.
             ServiceError, HistoryChanged, ServiceUnreachable: the report was refused or could not be delivered.
         """
-        if self._consumer is None:
+        if self._reporter is None:
             raise InvalidInput(
                 f"a trainer must register before it reports; job {self.job}. Call register(name, ...) once."
             )
         cursor = self._position()
         counts = Counts(cursor.next_seq if delivered_seq is None else delivered_seq, trained_seq, durable_seq)
-        log_digest = cursor.digest_at(trained_seq)
-        put_progress(self._service, self.job, self._consumer, counts=counts, log_digest=log_digest, rewind=rewind)
+        self._reporter.report(counts, cursor.digest_at(trained_seq), rewind=rewind)
         cursor.forget_before(durable_seq)
 
     def push_checkpoint(
@@ -252,6 +258,9 @@ class BatchLog:
         return post_checkpoint(
             self._service, self.job, trained_seq=trained_seq, root=root, key=key, sha256_hex=sha256_hex
         )
+
+    def _keep_alive(self) -> float:
+        return math.inf if self._reporter is None else self._reporter.keep_alive()
 
     def _position(self) -> Cursor:
         if self._cursor is None:

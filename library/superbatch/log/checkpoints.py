@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 from superbatch.formats.errors import InvalidInput
@@ -64,7 +64,9 @@ def place_checkpoint(weights: bytes, root_path: str | os.PathLike[str], *, key: 
     digest = sha256(weights).hexdigest()
     if not path.exists():
         _publish(weights, path)
-    if sha256(path.read_bytes()).hexdigest() != digest:
+    with path.open("rb") as file:
+        found = file_digest(file, "sha256").hexdigest()
+    if found != digest:
         raise InvalidInput(
             f"a published file is never overwritten; {key!r} holds other bytes ({root_path}). Use a key of its own."
         )

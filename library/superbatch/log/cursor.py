@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, cast
 
@@ -10,6 +11,9 @@ from superbatch.formats.digests import log_digest_start, next_log_digest
 from superbatch.formats.errors import CorruptFile, DigestMismatch, HistoryChanged, InvalidInput
 from superbatch.formats.json_fields import JsonFields
 from superbatch.formats.segments import Segment
+
+_MAX_KEPT_DIGESTS = 1 << 16
+"""Digests that a report may name; a rank that never reports would else keep those of a whole month."""
 
 
 class LogState(TypedDict):
@@ -56,7 +60,8 @@ class Cursor:
         self.history_id = state["history_id"]
         self.start_seq = state["next_seq"]
         self.next_seq = state["next_seq"]
-        self._digests = {self.next_seq: bytes.fromhex(state["log_digest"])}
+        # Of the last counts up to next_seq, that of next_seq at the right end.
+        self._digests = deque([bytes.fromhex(state["log_digest"])], maxlen=_MAX_KEPT_DIGESTS)
 
     @classmethod
     def at_start(cls, job: str, history_id: str) -> Cursor:
@@ -66,7 +71,7 @@ class Cursor:
 
     def state(self) -> LogState:
         """Return the state that resumes here."""
-        digest = self._digests[self.next_seq].hex()
+        digest = self._digests[-1].hex()
         return LogState(job=self.job, history_id=self.history_id, next_seq=self.next_seq, log_digest=digest)
 
     def check(self, segment: Segment, batch_digests: Sequence[bytes]) -> None:
@@ -78,7 +83,7 @@ class Cursor:
         Raises:
             DigestMismatch: the chain over these batches does not end in the segment's log digest.
         """
-        digest = self._digests[self.next_seq]
+        digest = self._digests[-1]
         for batch_digest in batch_digests:
             digest = next_log_digest(digest, batch_digest)
         if digest.hex() != segment.log_digest_end:
@@ -90,9 +95,9 @@ class Cursor:
 
     def advance(self, batch_digest: bytes) -> bytes:
         """Step over the batch at next_seq and return the log digest after it."""
-        digest = next_log_digest(self._digests[self.next_seq], batch_digest)
+        digest = next_log_digest(self._digests[-1], batch_digest)
         self.next_seq += 1
-        self._digests[self.next_seq] = digest
+        self._digests.append(digest)
         return digest
 
     def digest_at(self, seq: int) -> bytes:
@@ -101,13 +106,18 @@ class Cursor:
         Raises:
             InvalidInput: a seq that was not reached, or that lies before what was reported as durable.
         """
-        if seq not in self._digests:
-            kept = f"{min(self._digests)} to {self.next_seq}"
+        if not self._oldest_seq <= seq <= self.next_seq:
+            kept = f"{self._oldest_seq} to {self.next_seq}"
             raise InvalidInput(
                 f"trained_seq must be a count that this log has passed, {kept}; got {seq} (job {self.job})."
             )
-        return self._digests[seq]
+        return self._digests[seq - self._oldest_seq]
 
     def forget_before(self, seq: int) -> None:
         """Drop the digests before `seq`, which can no longer be gone back to."""
-        self._digests = {at: digest for at, digest in self._digests.items() if at >= min(seq, self.next_seq)}
+        while self._oldest_seq < min(seq, self.next_seq):
+            self._digests.popleft()
+
+    @property
+    def _oldest_seq(self) -> int:
+        return self.next_seq - len(self._digests) + 1

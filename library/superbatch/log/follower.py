@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -32,6 +33,7 @@ class ManifestFollower:
         wait_s: how long the service may hold a poll back.
         idle_limit_s: longest time without a new batch; None for no limit.
         sleep, clock: seconds, the clock monotonic.
+        keep_alive: called before each poll of a wait; returns the seconds after which it must be called again.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class ManifestFollower:
         idle_limit_s: float | None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
+        keep_alive: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self.link = f"v1/jobs/{job}/manifest"
         self._client = client
@@ -53,6 +56,7 @@ class ManifestFollower:
         self._idle_limit_s = idle_limit_s
         self._sleep = sleep
         self._clock = clock
+        self._keep_alive = keep_alive
         self._manifest: Manifest | None = None
         self._segments: deque[Segment] = deque()
         self._etag: tuple[int, str] | None = None
@@ -78,8 +82,9 @@ class ManifestFollower:
         while not self._segments:
             if self._is_complete_at(next_seq):
                 return None
+            wait_s = max(0.0, min(self._wait_s, self._keep_alive()))
             asked_s = self._clock()
-            manifest = self._poll(next_seq, wait_s=self._wait_s)
+            manifest = self._poll(next_seq, wait_s=wait_s)
             if self._segments:
                 break
             if manifest.end is not None and manifest.final_seq is not None:
@@ -95,7 +100,7 @@ class ManifestFollower:
             logging.getLogger(__name__).info(
                 "waiting for batch %d of job %s since %.0f s", next_seq, self._job, now_s - began_s
             )
-            if now_s - asked_s < self._wait_s / 2:  # a service that does not hold the poll back
+            if now_s - asked_s < wait_s / 2:  # a service that does not hold the poll back
                 self._sleep(_SHORT_POLL_PAUSE_S)
         segment = self._segments[0]
         if not segment.first_seq <= next_seq < segment.stop_seq:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Literal
 
 from superbatch.formats.canonical import JsonValue
@@ -53,16 +54,55 @@ class Counts:
             )
 
 
-def put_progress(
-    client: ServiceClient, job: str, consumer: Consumer, *, counts: Counts, log_digest: bytes, rewind: bool
-) -> None:
-    """Report progress; the same report may be sent any number of times.
+class Reporter:
+    """Reports the progress of one trainer, and keeps its registration alive while it waits.
 
-    Raises:
-        ServiceError: refused: sizes that cannot be served (422), another learner or another job (409).
-        HistoryChanged, ServiceUnreachable: see ServiceClient.
+    Production pauses when a trainer is silent for ttl_s. One that waits for its first batch is silent through the whole
+    index pass, so its last report is repeated every third of the ttl.
+
+    Args:
+        client: the service.
+        job: id of the job.
+        consumer: the trainer as it registers.
+        clock: monotonic time in seconds.
     """
-    body: dict[str, JsonValue] = {
+
+    def __init__(self, client: ServiceClient, job: str, consumer: Consumer, *, clock: Callable[[], float]) -> None:
+        self._client = client
+        self._job = job
+        self._consumer = consumer
+        self._clock = clock
+        self._last: tuple[Counts, bytes] | None = None
+        self._due_s = math.inf
+
+    def report(self, counts: Counts, log_digest: bytes, *, rewind: bool) -> None:
+        """Report progress; the same report may be sent any number of times.
+
+        Raises:
+            ServiceError: refused: sizes that cannot be served (422), another learner or another job (409).
+            HistoryChanged, ServiceUnreachable: see ServiceClient.
+        """
+        sent_s = self._clock()
+        body = _progress(self._consumer, counts, log_digest=log_digest, rewind=rewind)
+        self._client.send_json("PUT", f"v1/jobs/{self._job}/consumers/{self._consumer.name}", body)
+        self._last, self._due_s = (counts, log_digest), sent_s + self._consumer.ttl_s / 3
+
+    def keep_alive(self) -> float:
+        """Repeat the last report if a third of the ttl has passed; return the seconds until it is due again.
+
+        The repetition never says `rewind`: checkpoints that were pushed since the report must not be orphaned by it.
+
+        Raises:
+            ServiceError, HistoryChanged, ServiceUnreachable: as `report`; another learner took over (409).
+        """
+        if self._last is not None and self._clock() >= self._due_s:
+            counts, log_digest = self._last
+            self.report(counts, log_digest, rewind=False)
+        return self._due_s - self._clock()
+
+
+def _progress(consumer: Consumer, counts: Counts, *, log_digest: bytes, rewind: bool) -> dict[str, JsonValue]:
+    return {
         "role": consumer.role,
         "world_size": consumer.world_size,
         "accumulation": consumer.accumulation,
@@ -75,13 +115,14 @@ def put_progress(
         "ttl_s": consumer.ttl_s,
         "rewind": rewind,
     }
-    client.send_json("PUT", f"v1/jobs/{job}/consumers/{consumer.name}", body)
 
 
 def post_checkpoint(
     client: ServiceClient, job: str, *, trained_seq: int, root: str, key: str, sha256_hex: str
 ) -> PushedCheckpoint:
-    """Announce a weights file that lies in a root; a repeated announcement is answered alike.
+    """Announce a weights file that lies in a root; the same one announced again is the same checkpoint.
+
+    No Idempotency-Key is sent: a stored answer would hide that, after a rewind, the same bytes must count anew.
 
     Raises:
         ServiceError: refused: unknown root, missing file, another job's learner.
@@ -89,13 +130,7 @@ def post_checkpoint(
         CorruptFile: an answer that is no checkpoint.
     """
     files: list[JsonValue] = [{"role": "weights", "root": root, "key": key, "sha256": sha256_hex}]
-    identity = sha256(f"{job}\0{trained_seq}\0{root}\0{key}\0{sha256_hex}".encode()).hexdigest()
-    answer = client.send_json(
-        "POST",
-        f"v1/jobs/{job}/checkpoints",
-        {"trained_seq": trained_seq, "files": files},
-        headers={"Idempotency-Key": identity},
-    )
+    answer = client.send_json("POST", f"v1/jobs/{job}/checkpoints", {"trained_seq": trained_seq, "files": files})
     fields = as_fields(answer.content, where="pushed checkpoint")
     return PushedCheckpoint(
         checkpoint_id=fields.text("id"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -67,7 +68,7 @@ class ServiceClient:
         *,
         token: str | None,
         client: httpx.Client | None = None,
-        num_attempts: int = 10,
+        num_attempts: int = 12,
         timeout_s: float = 30.0,
         rng: random.Random | None = None,
         sleep: Callable[[float], None] = time.sleep,
@@ -163,6 +164,9 @@ class ServiceClient:
                     raise answer.error()
                 last = str(answer.error())
             if failures < self._num_attempts:
+                logging.getLogger(__name__).warning(
+                    "try %d of %d failed, trying again: %s (%s %s)", failures, self._num_attempts, last, method, url
+                )
                 self.pause(failures)
         raise ServiceUnreachable(
             f"the service must answer within {self._num_attempts} tries; the last one: {last} ({method} {url}). "

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping, Select, insert, select, update
 
+from superbatch_server.schemas.errors import NotFound
 from superbatch_server.schemas.jobs import JobState, Phase
 from superbatch_server.service.catalog.clock import now_ms
 from superbatch_server.service.catalog.engine import read, write
@@ -112,7 +113,10 @@ def attempt_ended(
 
     `outcome` says in a few words how the process ended; `crashed=False` is for one that was told to stop.
     """
-    row = job_row(connection, job_id, lock=True)
+    try:
+        row = job_row(connection, job_id, lock=True)
+    except NotFound:
+        return  # the job ended and was deleted while its driver was still leaving
     if row["token"] == token and row["state"] == JobState.RUNNING and crashed:
         crash(connection, row, outcome, max_crashes=max_crashes)
     elif row["token"] == token and row["state"] == JobState.RUNNING:

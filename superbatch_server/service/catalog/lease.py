@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection, RowMapping, select
 
 from superbatch_server.schemas.attempts import Finish, Heartbeat, HeartbeatAnswer, Release
 from superbatch_server.schemas.errors import LeaseLost, NotFound, WrongState
@@ -15,6 +15,7 @@ from superbatch_server.service.catalog.clock import now_ms
 from superbatch_server.service.catalog.events import add_event
 from superbatch_server.service.catalog.queue import end_job, job_row, update_job
 from superbatch_server.service.catalog.stored import stored
+from superbatch_server.service.catalog.tables import jobs
 from superbatch_server.service.catalog.waiting import learner_is_live
 
 _HELD = (JobState.RUNNING, JobState.CANCELLING)
@@ -39,6 +40,12 @@ def fence(connection: Connection, attempt: Attempt, *, lock: bool = True) -> Row
     if row["state"] not in _HELD:
         raise _lost(attempt, f"the job is {row['state']}")
     return row
+
+
+def is_known_secret(connection: Connection, secret: str) -> bool:
+    """Claim that some job's newest attempt has this secret."""
+    query = select(jobs.c.id).where(jobs.c.secret_sha256 == secret_digest(secret)).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def heartbeat(connection: Connection, attempt: Attempt, beat: Heartbeat, *, lease_ms: int) -> HeartbeatAnswer:
@@ -67,7 +74,8 @@ def release(connection: Connection, attempt: Attempt, wait: Release) -> None:
             waits_for=wait.waits_for,
             seen_trained_seq=wait.seen_trained_seq,
             seen_checkpoint=wait.seen_checkpoint,
-            seen_live=learner_is_live(connection, attempt.job_id),
+            # A learner that came back after the driver looked is news, though its trained_seq is the same.
+            seen_live=wait.seen_live and learner_is_live(connection, attempt.job_id),
             lease_until_ms=now_ms(connection),
             crashes=0,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, RowMapping, Table, and_, or_, select
@@ -12,6 +13,7 @@ from sqlalchemy import Connection, RowMapping, Table, and_, or_, select
 from superbatch_server.schemas.errors import Validation
 
 MAX_PAGE_SIZE = 500
+_ID = re.compile(r"[a-z]+_[0-9a-z]{1,32}")
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ def _parse(token: str) -> tuple[int, str]:
     try:
         padded = token.encode("ascii") + b"=" * (-len(token) % 4)
         match json.loads(base64.b64decode(padded, altchars=b"-_", validate=True)):
-            case [int(created_ms), str(last_id)]:
-                return created_ms, last_id
+            case [int(created_ms), str(last_id)] if type(created_ms) is int and 0 <= created_ms < 1 << 62:
+                if _ID.fullmatch(last_id):
+                    return created_ms, last_id
     except (ValueError, binascii.Error):
         pass
     raise Validation(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from superbatch.formats.digests import dataset_fingerprint, weak_shard_fingerprint
 from superbatch.formats.shards import ShardTable
@@ -219,3 +220,37 @@ def test_roots_are_listed_with_their_places(world: World) -> None:
     listed = world.get("/v1/roots")["roots"]
     assert listed[1] == {"name": "pool", "url": world.data.as_uri()}
     assert [root["name"] for root in listed] == ["empty", "pool"]
+
+
+def test_one_that_cannot_be_verified_does_not_hold_up_those_after_it(world: World) -> None:
+    class Faulty:
+        name = "pool"
+
+        def __getattr__(self, name: str) -> Any:
+            raise OSError(5, "input/output error")
+
+    world.put_file("a.tar", tar_of(3))
+    bad, good = world.post("/v1/datasets", manifest()), world.post("/v1/datasets", manifest())
+    roots = world.app.state.deployment.roots
+    assert verify_pending(world.engine, {**roots, "pool": Faulty()})
+    verify_pending(world.engine, roots)
+    found = {world.get(f"/v1/datasets/{one['id']}")["state"] for one in (bad, good)}
+    assert found == {"INVALID", "READY"}
+    (invalid_one,) = (
+        one for one in world.get("/v1/datasets")["datasets"] if one["id"] in (bad["id"], good["id"]) and one["error"]
+    )
+    assert invalid_one["error_code"] == "internal"
+    assert "got OSError" in invalid_one["error"]
+
+
+def test_a_catalog_that_does_not_answer_makes_nothing_invalid(world: World) -> None:
+    class Locked:
+        name = "pool"
+
+        def __getattr__(self, name: str) -> Any:
+            raise OperationalError("UPDATE", {}, Exception("database is locked"))
+
+    found = world.post("/v1/datasets", manifest())
+    with pytest.raises(OperationalError):
+        verify_pending(world.engine, {"pool": Locked()})
+    assert world.get(f"/v1/datasets/{found['id']}")["state"] == "VERIFYING"

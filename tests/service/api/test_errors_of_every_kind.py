@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from typing import Any
+
+import anyio
 import httpx2 as httpx
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
 from superbatch.formats.errors import CorruptFile
-from superbatch_server.service.body_limit import MAX_BODY_BYTES
+from superbatch_server.service.auth import COOKIE
+from superbatch_server.service.body_limit import MAX_BODY_BYTES, MAX_BODY_BYTES_OF_PATH, SMALL_BODY_BYTES
 from tests.service.api.world import TOKEN, URL, World, answered, problem
+from tests.service.catalog.builders import claim_it, expire
 
 MANIFEST = {"name": "pool", "root": "pool", "shards": [{"key": "a.tar"}]}
 
@@ -85,6 +92,23 @@ def test_a_foreign_page_token(world: World, token: str) -> None:
         problem(world.client.get(f"/v1/{path}?page_token={token}"), "validation", "page_token")
 
 
+@pytest.mark.parametrize(
+    "position",
+    [[10**30, "job_1"], [-1, "job_1"], [True, "job_1"], [1.5, "job_1"], [1, "\ud800"], [1, "job_\0"], [1, "' OR 1"]],
+)
+def test_a_page_token_of_our_form_with_other_values(world: World, position: list[Any]) -> None:
+    token = base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
+    for path in ("datasets", "models", "jobs"):
+        problem(world.client.get(f"/v1/{path}?page_token={token}"), "validation", "page_token")
+
+
+def test_a_number_that_no_database_holds(world: World) -> None:
+    shards = [{"key": "a.tar", "rows": 10**30}]
+    problem(world.client.post("/v1/datasets", json=MANIFEST | {"shards": shards}), "validation", "shards[0].rows")
+    f = {"points": [[0, 0.5], [10**30, 0.6]]}
+    problem(world.client.post("/v1/jobs", json=world.spec(selection={"f": f})), "validation", "selection.f")
+
+
 def test_a_foreign_page_token_of_events(world: World) -> None:
     path = f"/v1/jobs/{world.submit()}/events"
     problem(world.client.get(f"{path}?page_token=x"), "validation", "page_token")
@@ -97,8 +121,51 @@ def test_a_number_that_no_seq_can_be(world: World, seq: str) -> None:
 
 
 def test_a_body_above_the_limit(world: World) -> None:
-    response = world.client.post("/v1/datasets", content=b" " * (MAX_BODY_BYTES + 1))
-    problem(response, "body_too_large")
+    for path in ("/v1/datasets", "/v1/jobs"):
+        limit = MAX_BODY_BYTES_OF_PATH.get(path, MAX_BODY_BYTES)
+        problem(world.client.post(path, content=b" " * (limit + 1)), "body_too_large")
+
+
+@pytest.mark.parametrize("path", ["/v1/datasets", "/v1/jobs", "/internal/v1/jobs/x/attempts/1/segments", "/v1/nothing"])
+def test_a_long_body_from_nobody_we_know_is_not_read(world: World, path: str) -> None:
+    for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": "Basic x"}, {"Cookie": f"{COOKIE}=1.x"}):
+        announced = {"Content-Length": str(SMALL_BODY_BYTES + 1)}
+        for length in (announced, {"Transfer-Encoding": "chunked"}, {"Content-Length": "9" * 30}):
+            assert status_of(world, asgi_scope(path, {**headers, **length})) == 401
+
+
+def test_a_driver_may_send_a_long_body(world: World) -> None:
+    world.submit()
+    attempt = claim_it(world.engine)
+    path = f"/internal/v1/jobs/{attempt.job_id}/attempts/{attempt.token}/cache:lookup"
+    bearer = {"Authorization": f"Bearer {attempt.secret}"}
+    keys = {"cache_keys": ["0" * 64] * 2000}
+    assert answered(world.client_with(**bearer).post(path, json=keys), 200) == {"entries": []}
+    expire(world.engine, attempt.job_id)
+    claim_it(world.engine)
+    problem(world.client_with(**bearer).post(path, json=keys), "unauthorized")
+
+
+def asgi_scope(path: str, headers: dict[str, str]) -> dict[str, Any]:
+    """Return a POST as a server hands it to the app."""
+    named = {"Host": "127.0.0.1", "Content-Type": "application/json", **headers}
+    raw = [(name.lower().encode(), value.encode()) for name, value in named.items()]
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "headers": raw}
+    return scope | {"query_string": b"", "http_version": "1.1", "scheme": "http", "client": None, "server": None}
+
+
+def status_of(world: World, scope: dict[str, Any]) -> int:
+    """Return the status of a request whose body must not be asked for."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        raise AssertionError("the body was read")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    anyio.run(world.app, scope, receive, send)
+    return int(sent[0]["status"])
 
 
 def raising(world: World, error: Exception) -> httpx.Response:

@@ -115,3 +115,10 @@ def test_a_list_of_more_than_one_read_is_sent_whole(world: World) -> None:
         connection.execute(update(segments).values(list_key="long", bytes=len(long), sha256=sha256(long)))
     assert ask(world, f"/v1/jobs/{job}/{path}").content == long
     assert ask(world, f"/v1/jobs/{job}/{path}", Range="bytes=1048570-1048580").content == long[1048570:1048581]
+
+
+def test_a_range_of_a_large_number(world: World, published: tuple[str, bytes]) -> None:
+    path, content = published
+    problem(ask(world, path, Range=f"bytes={'9' * 150}-"), "range_refused")
+    assert ask(world, path, Range=f"bytes=5-{'9' * 150}").content == content[5:]
+    problem(ask(world, path, Range=f"bytes={'9' * 5000}-"), "validation", "header Range")

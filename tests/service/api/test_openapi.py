@@ -28,7 +28,7 @@ def operations(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_the_kept_description_is_the_present_one() -> None:
-    assert KEPT.read_text() == openapi_text(), "the API has changed: run `make openapi` and look at the difference"
+    assert KEPT.read_text() == openapi_text(), "the API has changed: run `make docs` and look at the difference"
 
 
 def test_every_operation_is_described_and_names_its_errors(document: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from superbatch_server.schemas.trainers import CheckpointState
 from superbatch_server.service.catalog import claims, lease, queue
 from superbatch_server.service.catalog.attempts import commit_cached
 from superbatch_server.service.catalog.engine import read, write
+from superbatch_server.service.catalog.jobs import delete_job
 from superbatch_server.service.catalog.lease import Attempt
 from superbatch_server.service.catalog.tables import attempts
 from tests.service.catalog.builders import (
@@ -38,11 +39,17 @@ def beat(engine: Engine, attempt: Attempt) -> bool:
 
 
 def release(
-    engine: Engine, attempt: Attempt, waits_for: str, *, trained_seq: int = 0, checkpoint: str | None = None
+    engine: Engine,
+    attempt: Attempt,
+    waits_for: str,
+    *,
+    trained_seq: int = 0,
+    checkpoint: str | None = None,
+    live: bool = True,
 ) -> None:
     """Release a job."""
     wait = Release.model_validate(
-        {"waits_for": waits_for, "seen_trained_seq": trained_seq, "seen_checkpoint": checkpoint}
+        {"waits_for": waits_for, "seen_trained_seq": trained_seq, "seen_checkpoint": checkpoint, "seen_live": live}
     )
     with write(engine) as connection:
         lease.release(connection, attempt, wait)
@@ -233,6 +240,14 @@ def test_a_trainer_that_comes_back_after_its_ttl_wakes_the_job(engine: Engine) -
     assert claim_if(engine) is not None
 
 
+def test_a_trainer_that_came_back_while_the_job_was_released_wakes_it(engine: Engine) -> None:
+    """The driver saw a ttl that had passed; the report that renewed it came before the release."""
+    job_id = submit(engine)
+    set_learner(engine, job_id, trained_seq=5)
+    release(engine, claim_it(engine), "trainer", trained_seq=5, live=False)
+    assert claim_if(engine) is not None
+
+
 def test_the_first_trainer_with_nothing_trained_does_not_wake_the_job(engine: Engine) -> None:
     job_id = submit(engine)
     release(engine, claim_it(engine), "trainer", trained_seq=0)
@@ -283,3 +298,14 @@ def test_the_secret_of_an_older_attempt_is_refused_with_the_new_token(engine: En
         beat(engine, Attempt(job_id, new.token, old.secret))
     with pytest.raises(LeaseLost, match="no such job"):
         beat(engine, Attempt("job_0000000000000000", 1, old.secret))
+
+
+def test_a_job_may_be_deleted_while_its_driver_is_still_leaving(engine: Engine) -> None:
+    job_id = submit(engine)
+    attempt = claim_it(engine)
+    with write(engine) as connection:
+        lease.finish(connection, attempt, Finish(outcome="FAILED"))
+        delete_job(connection, job_id)
+    crash(engine, attempt)  # the supervisor's round must go on to the other jobs
+    with pytest.raises(LeaseLost, match="no such job"):
+        beat(engine, attempt)

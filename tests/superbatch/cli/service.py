@@ -59,7 +59,7 @@ def job(state: str = "RUNNING", *, next_seq: int = 0, phase: str | None = None, 
 
 
 def stats(**more: object) -> Json:
-    return {"filter_ratio": None, "loaded": 0, "trained": 0, "counters": {}, "segments": [], **more}
+    return {"filter_ratio": None, "loaded": 0, "trained": 0, "quarantined": {}, "counters": {}, "segments": [], **more}
 
 
 def event(number: int, kind: str, message: str) -> Json:

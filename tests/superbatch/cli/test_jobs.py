@@ -164,6 +164,7 @@ def look(fake: FakeService, out: io.StringIO) -> Exit:
     return watch_job(fake.service(clock.sleep), JOB, out=out, sleep=clock.sleep, clock=clock)
 
 
+QUARANTINED = {"undecodable_picture": 2, "empty_caption": 1}
 SEGMENT: Json = {"first_seq": 8, "num_batches": 2, "generation": 3, "staleness": [4, 5]}
 
 
@@ -173,7 +174,7 @@ def test_watching_follows_a_job_to_its_success() -> None:
         (job("QUEUED"), stats()),
         (job(phase="indexing"), stats(counters=counters)),
         (job(phase="composing", next_seq=10), stats(filter_ratio=0.8, segments=[SEGMENT], counters=counters)),
-        (job("SUCCEEDED", next_seq=40), stats(filter_ratio=0.8, loaded=25600, trained=5120)),
+        (job("SUCCEEDED", next_seq=40), stats(filter_ratio=0.8, loaded=25600, trained=5120, quarantined=QUARANTINED)),
     )
     out = io.StringIO()
     assert look(fake, out) == Exit.OK
@@ -181,7 +182,8 @@ def test_watching_follows_a_job_to_its_success() -> None:
     assert "indexing  ######.................. 3/12 shards" in text
     assert "10/40 batches  filter ratio 0.800  generation 3  staleness 5" in text
     assert "5 batches/s  6s left" in text
-    assert text.endswith("SUCCEEDED: 40 of 40 batches, 5,120 of 25,600 candidates selected\n")
+    assert "SUCCEEDED: 40 of 40 batches, 5,120 of 25,600 candidates selected\n" in text
+    assert text.endswith("3 rows quarantined: undecodable_picture 2, empty_caption 1\n")
     assert [f"look {number}" in text for number in (1, 2, 3)] == [True, True, False]
 
 

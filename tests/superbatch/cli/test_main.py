@@ -78,6 +78,33 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert "usage: superbatch" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("submit", "--datset", "x"),
+            "superbatch submit: every flag must be known; got '--datset' (did you mean --dataset?)",
+        ),
+        (("submit", "a.json", "b.json"), "superbatch submit: every argument must be known; got 'b.json'"),
+        (("submit", "-b", "many"), "superbatch submit: argument -b/--batch: invalid int value: 'many'"),
+        (
+            ("datasets", "add", "--wiat"),
+            "superbatch datasets add: every flag must be known; got '--wiat' (did you mean --w",
+        ),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(arguments, environment={})
+    error = capsys.readouterr().err
+    assert end.value.code == Exit.USAGE
+    assert error.startswith(message)
+    assert error.endswith("--help.\n")
+    assert error.count("\n") == 1
+
+
 def test_the_data_directory_names_the_running_service(tmp_path: Path) -> None:
     folder = running(tmp_path / "data")
     found = find_connection(options("--data-dir", str(folder)), {})

@@ -132,7 +132,7 @@ def test_a_folder_outside_all_roots_gets_the_line_to_add(tmp_path: Path) -> None
     fake = FakeService({"GET /v1/roots": roots(other=(tmp_path / "other").as_uri())})
     with pytest.raises(CommandError) as refused:
         add(fake, str(folder))
-    assert f"superbatch serve --root data-7-my-pictures={folder}" in str(refused.value)
+    assert f"superbatch serve ... --root 'data-7-my-pictures={folder}'" in str(refused.value)
     assert fake.posts() == []
     taken = {name: f"s3://{name}" for name in ("data-7-my-pictures", "data-7-my-pictures-2")}
     with pytest.raises(CommandError, match="data-7-my-pictures-3="):
@@ -204,8 +204,9 @@ def test_a_model_folder_is_hashed_and_registered(tmp_path: Path) -> None:
             )
         ],
     }
-    model(fake, "ref", "--root", "r", "--dir", "runs/ref")
-    assert fake.sent() == by_folder
+    for arguments in (("ref",), ()):
+        model(fake, *arguments, "--root", "r", "--dir", "runs/ref")
+        assert fake.sent() == by_folder
 
 
 def test_weights_can_be_left_out(tmp_path: Path) -> None:
@@ -226,6 +227,8 @@ def test_files_elsewhere_are_named_with_their_digests() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
+        ((), "needs a folder"),
+        (("--root", "r", "--file", "config=a:b"), "and a name"),
         (("m", "--file", "config=a:b"), "--file needs --root"),
         (("m", "--root", "r", "--file", "config"), "ROLE=KEY:SHA256"),
         (("m", "--dir", "x"), "--dir is a key in a root"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from superbatch.formats.batch_list import batch_rows
 from superbatch.formats.errors import DigestMismatch, InvalidInput, UnreadableExample
-from superbatch.formats.locators import ByteRange, LocalRanges, coalesce
+from superbatch.formats.locators import MAX_RUN_BYTES, ByteRange, LocalRanges, Run, coalesce, parts_of
 from superbatch.formats.reader import ExampleReader
 from superbatch.formats.shards import ShardTable
 from superbatch.formats.tar import iter_samples
@@ -200,6 +201,44 @@ def test_two_ranges_join_up_to_the_gap() -> None:
         ByteRange(15, 5),
     ]
     assert coalesce([]) == []
+
+
+@given(st.lists(st.integers(0, 60), max_size=12), st.integers(1, 100))
+def test_a_part_of_the_runs_holds_no_more_than_the_limit(lengths: list[int], limit: int) -> None:
+    runs = [Run(ByteRange(100 * position, length), (position,)) for position, length in enumerate(lengths)]
+    parts = [list(part) for part in parts_of(runs, max_bytes=limit)]
+    assert [run for part in parts for run in part] == runs
+    assert all(part for part in parts)
+    totals = [sum(run.range.length for run in part) for part in parts]
+    assert all(total <= limit or len(part) == 1 for total, part in zip(totals, parts, strict=True))
+
+
+def test_scattered_rows_of_a_large_shard_are_not_all_read_at_once(tmp_path: Path) -> None:
+    """Small rows 500 KiB apart join into runs that cover the shard: 200 MiB for 2 MiB of rows."""
+    shard, apart, count = tmp_path / "pool" / "000000.tar", 500 << 10, 400
+    shard.parent.mkdir()
+    with shard.open("wb") as file:
+        file.truncate(apart * count)
+    numbers = list(range(count))
+    table = batch_rows(
+        {
+            **{name: [0] * count for name in ("batch_seq", "shard_id", "variant")},
+            **dict.fromkeys(("slot", "dataset_index", "sample_index"), numbers),
+            "uid": [number.to_bytes(16, "big") for number in numbers],
+            "a_offset": [apart * number for number in numbers],
+            "a_length": [5000] * count,
+        }
+    )
+    reader = ExampleReader({"pool": tmp_path})
+    tracemalloc.start()
+    try:
+        examples = reader.read_rows(table.to_batches()[0], a_shard_table(count))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [len(example.a) for example in examples] == [5000] * count
+    assert reader.bytes_read > 190 << 20
+    assert peak_bytes < 3 * MAX_RUN_BYTES
 
 
 @given(RANGES, st.integers(0, 50), st.integers(1, 120))

@@ -71,7 +71,8 @@ def test_keys_inside_a_root_are_taken_as_they_are(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["", "/etc/passwd", "..", "a/../b", "a//b", "./a", "a/", "a\\b", "C:/x", "c:x", "a\0b", "a\nb", "\x7f"]
+    "key",
+    ["", "/etc/passwd", "..", "a/../b", "a//b", "./a", "a/", "a\\b", "C:/x", "c:x", "a\0b", "a\nb", "\x7f", "a\ud800"],
 )
 def test_keys_that_could_leave_their_root_are_refused(key: str) -> None:
     with pytest.raises(InvalidInput, match="relative path"):

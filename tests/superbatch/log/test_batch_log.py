@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -116,6 +117,46 @@ def test_a_job_that_ended_early_is_delivered_and_then_raises(service: FakeServic
     assert (caught.value.state, caught.value.final_seq) == (end, 3)
     service.publish_all(1)  # a retried job goes on in the same log
     assert [batch.seq for batch in log] == [3]
+
+
+def test_a_registered_trainer_that_waits_stays_registered(
+    service: FakeService, open_log: OpenLog, pauses: Pauses
+) -> None:
+    """An index pass may last longer than the ttl, and a silent learner pauses production: nobody would ever move."""
+    log = open_log()
+    log.register("trainer", ttl_s=3.0, rewind=True)
+    sent_s = [pauses.now_s]
+
+    def note_reports_and_publish_late(request: httpx.Request) -> None:
+        if request.method == "PUT":
+            sent_s.append(pauses.now_s)
+        if pauses.now_s >= 10.0 and not service.segments:
+            service.publish_all(1)
+
+    service.hooks.append(note_reports_and_publish_late)
+    assert [batch.seq for batch in log] == [0]
+    assert max(after - before for before, after in itertools.pairwise(sent_s)) < 1.5
+    assert sent_s[-1] > 9.0
+    first, *repeated = service.reports
+    assert all(report == {**first, "rewind": False} for report in repeated), "a checkpoint pushed since is not orphaned"
+    polls = [request.url.params for request in service.requests if "manifest" in request.url.path]
+    assert max(float(params["wait"]) for params in polls) < 1.01, "no poll outlasts the next report"
+
+
+def test_a_log_that_registered_nobody_reports_nothing_while_it_waits(service: FakeService, open_log: OpenLog) -> None:
+    with pytest.raises(LogStalled):
+        next(open_log(idle_limit_s=500.0))
+    assert not service.reports
+
+
+def test_a_trainer_that_lost_its_place_while_it_waited_is_told(service: FakeService, open_log: OpenLog) -> None:
+    log = open_log()
+    log.register("trainer", ttl_s=3.0)
+    service.hooks.append(
+        lambda request: problem(409, "second_learner", "other goes on") if request.method == "PUT" else None
+    )
+    with pytest.raises(ServiceError, match=r"409 \(second_learner\): other goes on"):
+        next(log)
 
 
 def test_a_lost_history_is_noticed(service: FakeService, open_log: OpenLog) -> None:
@@ -280,7 +321,7 @@ def test_a_service_that_stays_away_is_an_error_after_minutes(
     service: FakeService, open_log: OpenLog, pauses: Pauses
 ) -> None:
     service.hooks.append(dropped)
-    with pytest.raises(ServiceUnreachable, match="within 10 tries; the last one: ReadError: connection reset"):
+    with pytest.raises(ServiceUnreachable, match="within 12 tries; the last one: ReadError: connection reset"):
         next(open_log())
     assert 45 < pauses.now_s < 180
     service.hooks[0] = lambda request: problem(500, "internal", "sorry")

@@ -11,6 +11,7 @@ import pytest
 from superbatch.formats.digests import log_digest_start
 from superbatch.formats.errors import CorruptFile, HistoryChanged, InvalidInput, ServiceError
 from superbatch.log import place_checkpoint
+from superbatch.log.cursor import Cursor
 from tests.superbatch.formats.sample_batches import a_shard_table
 from tests.superbatch.log.conftest import OpenLog
 from tests.superbatch.log.fake_service import JOB, FakeService, problem
@@ -117,6 +118,16 @@ def test_a_checkpoint_lies_in_its_root_before_it_is_announced(
     assert (pushed.checkpoint_id, pushed.state, pushed.trained_seq) == ("ckp_9", "RECEIVED", 4)
 
 
+def test_the_digests_that_a_report_may_name_are_bounded() -> None:
+    cursor = Cursor.at_start(JOB, "h1")
+    for _ in range((1 << 16) + 10):
+        cursor.advance(b"d" * 32)
+    assert cursor.digest_at(cursor.next_seq).hex() == cursor.state()["log_digest"]
+    assert len({cursor.digest_at(cursor.next_seq - back) for back in range(1 << 16)}) == 1 << 16
+    with pytest.raises(InvalidInput, match="has passed, 11 to 65546; got 10"):
+        cursor.digest_at(10)
+
+
 def test_a_file_may_be_pushed_by_path_and_again(service: FakeService, open_log: OpenLog, tmp_path: Path) -> None:
     source = tmp_path / "made.safetensors"
     source.write_bytes(WEIGHTS)
@@ -124,7 +135,7 @@ def test_a_file_may_be_pushed_by_path_and_again(service: FakeService, open_log: 
     for path, key in ((source, "a/b.safetensors"), (tmp_path / "a/b.safetensors", "a/b.safetensors")):
         log.push_checkpoint(path, root="r", root_path=tmp_path, key=key, trained_seq=1)
     first, second = [request for request in service.requests if request.method == "POST"]
-    assert first.headers["Idempotency-Key"] == second.headers["Idempotency-Key"]
+    assert "Idempotency-Key" not in first.headers, "a stored answer would name the checkpoint that a rewind orphaned"
     assert first.content == second.content
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.safetensors"]
 

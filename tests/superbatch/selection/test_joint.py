@@ -99,6 +99,27 @@ def test_permuting_the_candidates_permutes_the_choice(B: int, seed: int, method:
     np.testing.assert_array_equal(first.round[order], second.round)
 
 
+def test_a_gain_of_0_draws_by_noise_alone() -> None:
+    candidates = made.candidates(60)
+    spec = SelectionSpec("joint", "learnability", 20, 1, gain=0.0, seed=4, seq=9)
+    uniform = select(candidates, replace(spec, method="uniform"))
+    np.testing.assert_array_equal(select(candidates, spec).chosen_index, uniform.chosen_index)
+    later = select(candidates, replace(spec, num_chunks=5))
+    _, _, score, _ = plain.select(candidates, replace(spec, num_chunks=5))
+    np.testing.assert_allclose(later.score, score, rtol=1e-9, atol=1e-9)  # the score is kept, only its weight is 0
+
+
+@pytest.mark.parametrize(("weights", "same_as"), [((0.0, 1.0), "easy_reference"), ((1.0, 0.0), "hard_learner")])
+def test_a_weight_of_0_is_the_criterion_without_that_model_and_does_not_need_it(
+    weights: tuple[float, float], same_as: str
+) -> None:
+    candidates = made.candidates(60)
+    spec = SelectionSpec("joint", "learnability", 20, 5, weights=weights)
+    without = replace(candidates, **{"learner" if weights[0] == 0 else "reference": None})  # type: ignore[arg-type]
+    expected = as_bytes(select(candidates, replace(spec, criterion=same_as, weights=(1.0, 1.0))))  # type: ignore[arg-type]
+    assert as_bytes(select(candidates, spec)) == as_bytes(select(without, spec)) == expected
+
+
 def test_the_same_input_gives_the_same_bytes() -> None:
     candidates = made.candidates(1500, width=16, dtype=torch.float32)
     spec = SelectionSpec("joint", "learnability", 300, 7, seed=2)

@@ -47,6 +47,16 @@ def test_own_loss_is_right_across_the_edges_of_tiles() -> None:
     np.testing.assert_allclose(own_conditional_loss(members), expected_B, rtol=1e-11)
 
 
+@pytest.mark.parametrize("num_threads", [2, 3])
+def test_the_number_of_threads_changes_no_bit_of_a_loss(num_threads: int) -> None:
+    rng = np.random.default_rng(0)
+    many = made.model(rng, 70_001, 5, dtype=torch.float32)  # more than torch gives to one thread
+    some = made.model(rng, 1100, 16, dtype=torch.float32)
+    alone = [diagonal_loss(many).numpy().tobytes(), own_conditional_loss(some).numpy().tobytes()]
+    torch.set_num_threads(num_threads)
+    assert [diagonal_loss(many).numpy().tobytes(), own_conditional_loss(some).numpy().tobytes()] == alone
+
+
 def test_losses_of_extreme_logits_are_finite_and_right() -> None:
     apart = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     wrong = DualEmbeddings(apart, -apart, 200.0, 0.0)  # every pair mismatched: logit -200 on the diagonal, 200 off it
