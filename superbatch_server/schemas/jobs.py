@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from superbatch.formats.schedule import Schedule, parse_schedule
 from superbatch_server.schemas.base import MAX_COUNT, Body, ObjectId
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -184,11 +185,16 @@ class CurateSpec(Body):
         """Every criterion that some batch of the job may use, the `before_first` rule included."""
         if self.methods() == {Method.UNIFORM}:
             return set()
+        return self._scheduled_criteria() | self._stand_ins()
+
+    def _scheduled_criteria(self) -> set[Criterion]:
         criterion = self.selection.criterion
-        named = {point[1] for point in criterion.points} if isinstance(criterion, CriterionSchedule) else {criterion}
-        if self.pushes and self.refresh.before_first == "easy_reference" and any(c.uses_learner for c in named):
-            named.add(Criterion.EASY_REFERENCE)
-        return named
+        return {point[1] for point in criterion.points} if isinstance(criterion, CriterionSchedule) else {criterion}
+
+    def _stand_ins(self) -> set[Criterion]:
+        """Return the criterion of batches before the first checkpoint, where it is another than the schedule's."""
+        waits = self.pushes and any(criterion.uses_learner for criterion in self._scheduled_criteria())
+        return {Criterion.EASY_REFERENCE} if waits and self.refresh.before_first == "easy_reference" else set()
 
     def methods(self) -> set[Method]:
         """Every method that the schedule names."""
@@ -204,16 +210,34 @@ class CurateSpec(Body):
     def _models_suffice(self) -> CurateSpec:
         criteria = self.criteria()
         if self.reference is None and any(c.uses_reference for c in criteria):
-            named = sorted(c.value for c in criteria if c.uses_reference)
+            named = ", ".join(sorted(c.value for c in criteria if c.uses_reference))
             raise ValueError(
                 f"criterion {named} needs a reference; got reference = null. "
                 "Name a registered model, or use method uniform or criterion hard_learner"
             )
         if self.learner is None and any(c.uses_learner for c in criteria):
-            named = sorted(c.value for c in criteria if c.uses_learner)
+            named = ", ".join(sorted(c.value for c in criteria if c.uses_learner))
             raise ValueError(
                 f"criterion {named} needs a learner; got learner = null. Name a model, or use easy_reference"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_leave_a_score(self) -> CurateSpec:
+        written = self.selection.model_dump(mode="json")
+        criterion: Schedule[str] = parse_schedule(written["criterion"])
+        weights: Schedule[tuple[float, ...]] = parse_schedule(written["weights"])
+        if not self.criteria():
+            return self
+        stop_seq = self.num_batches
+        for seq in sorted({*criterion.turning_seqs(stop_seq=stop_seq), *weights.turning_seqs(stop_seq=stop_seq)}):
+            of_learner, of_reference = weights.at(seq)
+            for named in sorted({Criterion(criterion.at(seq)), *self._stand_ins()}):
+                if not (named.uses_learner and of_learner) and not (named.uses_reference and of_reference):
+                    raise ValueError(
+                        f"weights must leave criterion {named.value} a loss to score by; got {of_learner:g} for the "
+                        f"learner and {of_reference:g} for the reference at seq {seq}. Raise the one it uses above 0"
+                    )
         return self
 
 

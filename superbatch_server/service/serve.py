@@ -171,9 +171,23 @@ def _overrides(options: argparse.Namespace) -> dict[str, object]:
     if options.root:
         pairs = [argument.partition("=") for argument in options.root]
         if any(not separator for _, separator, _ in pairs):
-            raise ValueError(f"a root must be NAME=PATH; got {options.root} (--root). For example --root pool=./pool")
-        given["roots"] = {name: location for name, _, location in pairs}
+            raise ValueError(
+                f"a root must be NAME=PATH; got {', '.join(options.root)} (--root). For example --root pool=./pool"
+            )
+        given["roots"] = _roots([(name, location) for name, _, location in pairs])
     return given
+
+
+def _roots(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """Return the roots by name; refuse a name given twice and a local folder that is not there."""
+    roots: dict[str, str] = {}
+    for name, location in pairs:
+        if name in roots:
+            raise ValueError(f"each root may be named once; got {name} twice (--root). Give the second another name")
+        if "://" not in location and not Path(location).expanduser().is_dir():
+            raise ValueError(f"a root must be a folder that is there; got {location} (--root {name}). Make it first")
+        roots[name] = location
+    return roots
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import psutil
 
-LEASE_S = 3.0
+LEASE_S = 6.0
 DEADLINE_S = 90.0
 
 

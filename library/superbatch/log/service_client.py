@@ -79,7 +79,7 @@ class ServiceClient:
             raise InvalidInput(f"the service's address must be a URL; {error}, got {url!r}.") from error
         if self.url.scheme not in ("http", "https") or not self.url.host:
             raise InvalidInput(f"the service's address must begin with http:// or https://; got {url!r}.")
-        self._authorization = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._authorization = {} if token is None else {"Authorization": f"Bearer {token.strip()}"}
         self._client = httpx.Client(trust_env=False) if client is None else client
         self._owns_client = client is None
         self._num_attempts = num_attempts

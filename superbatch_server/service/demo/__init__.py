@@ -47,6 +47,7 @@ def command(arguments: list[str]) -> int:
 
 def _run(plan: Plan, *, keep: bool) -> None:
     began_s = time.monotonic()
+    plan.dataset("pool")  # says at once when the sample is missing
     shutil.rmtree(plan.work, ignore_errors=True)
     plan.models.mkdir(parents=True)
     data_dir = plan.work / "service"
