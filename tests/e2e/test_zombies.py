@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from hashlib import sha256
 from pathlib import Path
 
 import psutil
@@ -64,7 +65,7 @@ def _visible(house: House, job: str) -> dict[str, object]:
     """Return everything that a reader can see of the job."""
     manifest = house.get(f"/v1/jobs/{job}/manifest?after=0")
     return {
-        "lists": house.lists(job),
+        "lists": {name: sha256(data).hexdigest() for name, data in house.lists(job).items()},
         "job": house.get(f"/v1/jobs/{job}"),
         "segments": manifest["segments"],
         "end": manifest["end"],

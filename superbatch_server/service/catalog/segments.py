@@ -7,7 +7,7 @@ always with the same bytes. A FAILED job may be retried and its log go on, so it
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, RowMapping, insert, select
+from sqlalchemy import Connection, RowMapping, insert, select, update
 
 from superbatch.formats.bucket import LOG_END_NAME, LogEnd, LogSegment
 from superbatch.formats.digests import next_log_digest
@@ -119,8 +119,8 @@ def unlogged_ends(connection: Connection) -> list[str]:
 
 
 def mark_end_logged(connection: Connection, job_id: str) -> None:
-    """Note that the log files of an ended job exist."""
-    update_job(connection, job_id, end_logged=True)
+    """Note that the log files of an ended job exist. Readers see no change, so `updated_ms` stays."""
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(end_logged=True))
 
 
 def _check_place(job: RowMapping, commit: SegmentCommit) -> None:
