@@ -35,7 +35,7 @@ def test_a_pushed_learner_gets_every_batch_once_and_its_checkpoints_score_later_
     assert stats["eligible"] == NUM_SHARDS * ROWS_PER_SHARD - sum(QUARANTINED.values())
     assert stats["loaded"] == 64 * NUM_BATCHES
     assert stats["trained"] == 16 * NUM_BATCHES
-    # How many of the pushed checkpoints were verified before newer ones came depends on the machine; staleness bounds it.
+    # Which pushed checkpoints are verified before newer ones come depends on the machine; staleness bounds it.
     assert 1 <= stats["generation"] <= NUM_BATCHES // PUSH_EVERY
     assert stats["max_staleness"] < 8
     rules = {segment["rule"] for segment in stats["segments"]}
