@@ -4,6 +4,7 @@ VENV := .venv
 TRAINER_VENV := .venv-trainer
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+TRAINER_ENV := $(TRAINER_VENV)/.environment
 TRAINER_STAMP := $(TRAINER_VENV)/.stamp
 PIP := -m pip --disable-pip-version-check --quiet
 
@@ -20,13 +21,16 @@ $(STAMP): requirements.lock pyproject.toml library/pyproject.toml
 	@$(BIN)/python $(PIP) install --no-deps --no-build-isolation --editable library --editable .
 	@touch $@
 
-$(TRAINER_STAMP): requirements-trainer.lock library/pyproject.toml $(STAMP)
+$(TRAINER_ENV): requirements-trainer.lock
 	@echo "making $(TRAINER_VENV): the trainer has an environment of its own, with torch and the superbatch wheel"
 	@$(PYTHON) -m venv --clear $(TRAINER_VENV)
 	@$(TRAINER_VENV)/bin/python $(PIP) install -r requirements-trainer.lock
+	@touch $@
+
+$(TRAINER_STAMP): $(TRAINER_ENV) $(STAMP) $(shell find library/superbatch -name '*.py')
 	@rm -rf library/build
 	@$(BIN)/python $(PIP) wheel --no-deps --no-build-isolation --wheel-dir $(TRAINER_VENV)/wheels ./library
-	@$(TRAINER_VENV)/bin/python $(PIP) install --no-deps $(TRAINER_VENV)/wheels/superbatch-*.whl
+	@$(TRAINER_VENV)/bin/python $(PIP) install --no-deps --force-reinstall $(TRAINER_VENV)/wheels/superbatch-*.whl
 	@touch $@
 
 demo: $(STAMP) $(TRAINER_STAMP) ## the main job, end to end, on the sample data (KEEP=1 leaves the service running)
