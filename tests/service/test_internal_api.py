@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,7 +28,6 @@ from tests.service.catalog.builders import (
     claim_it,
     expire,
     job,
-    new_catalog,
     schedule_row,
     segment_commit,
     set_checkpoint,
@@ -37,20 +35,7 @@ from tests.service.catalog.builders import (
     sha,
     submit,
 )
-from tests.service.running import TOKEN, running_api
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = new_catalog(tmp_path)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def settings(engine: Engine, tmp_path: Path) -> Iterator[Settings]:
-    with running_api(engine, tmp_path) as settings:
-        yield settings
+from tests.service.running import TOKEN
 
 
 class Driver:

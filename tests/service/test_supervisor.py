@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
@@ -17,29 +15,15 @@ from superbatch_server.service.catalog.queue import request_cancel
 from superbatch_server.service.catalog.segments import job_prefix
 from superbatch_server.service.settings import Settings
 from superbatch_server.storage.store import open_store
-from tests.service.catalog.builders import event_kinds, job, new_catalog, submit
+from tests.service.catalog.builders import event_kinds, job, submit
 from tests.service.running import (
     TOKEN,
     attempt_row,
     processes_of,
-    running_api,
     supervising,
     wait_until,
     with_driver,
 )
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = new_catalog(tmp_path)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def settings(engine: Engine, tmp_path: Path) -> Iterator[Settings]:
-    with running_api(engine, tmp_path) as settings:
-        yield settings
 
 
 def wait_state(engine: Engine, job_id: str, state: JobState) -> None:

@@ -15,7 +15,7 @@ from superbatch_server.schemas.jobs import JobState
 from superbatch_server.service.catalog.engine import read
 from superbatch_server.service.catalog.tables import log_digests, segments
 from superbatch_server.service.settings import Settings
-from tests.service.catalog.builders import event_kinds, expire, job, new_catalog, submit
+from tests.service.catalog.builders import event_kinds, expire, job, submit
 from tests.service.running import (
     attempt_row,
     processes_of,
@@ -25,19 +25,6 @@ from tests.service.running import (
     wait_until,
     with_driver,
 )
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = new_catalog(tmp_path)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def settings(engine: Engine, tmp_path: Path) -> Iterator[Settings]:
-    with running_api(engine, tmp_path) as settings:
-        yield settings
 
 
 @pytest.fixture
