@@ -27,8 +27,8 @@ import torch
 from measured.service import measure_service
 
 from superbatch.selection import Candidates, DualEmbeddings, SelectionSpec, select
-from superbatch.selection.block_threads import BlockThreads, Workspace
-from superbatch.selection.draw import chunk_sizes
+from superbatch.selection.chunks import chunk_sizes
+from superbatch.selection.pairs.block_threads import BlockThreads, Workspace
 
 Figures = dict[str, float | int | str | bool | None]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from superbatch.selection.dispatch import select
     from superbatch.selection.errors import InvalidEmbeddings, InvalidSelection, TooFewCandidates
     from superbatch.selection.losses import diagonal_loss, own_conditional_loss, set_loss
-    from superbatch.selection.noise import gumbel
+    from superbatch.selection.noise import GumbelNoise, gumbel
     from superbatch.selection.schedule import ScheduledParameters, SelectionSchedule
     from superbatch.selection.slots import slot_permutation
     from superbatch.selection.spec import Selection, SelectionSpec
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Candidates",
     "DualEmbeddings",
+    "GumbelNoise",
     "InvalidEmbeddings",
     "InvalidSelection",
     "ScheduledParameters",
@@ -47,7 +48,7 @@ _MODULES = {
     "dispatch": ("select",),
     "errors": ("InvalidEmbeddings", "InvalidSelection", "TooFewCandidates"),
     "losses": ("diagonal_loss", "own_conditional_loss", "set_loss"),
-    "noise": ("gumbel",),
+    "noise": ("GumbelNoise", "gumbel"),
     "schedule": ("ScheduledParameters", "SelectionSchedule"),
     "slots": ("slot_permutation",),
     "spec": ("Selection", "SelectionSpec"),

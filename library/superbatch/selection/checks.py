@@ -12,29 +12,35 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from superbatch.selection.candidates import Candidates, DualEmbeddings
+from superbatch.selection.candidates import Candidates, DualEmbeddings, at_least_float32
 from superbatch.selection.errors import InvalidEmbeddings, InvalidSelection, TooFewCandidates
+from superbatch.selection.methods.peers import Peers
+from superbatch.selection.methods.problem import ScoredModel
+from superbatch.selection.spec import SelectionSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_ROWS_AT_ONCE = 4096
 
 UNIT_NORM_TOLERANCE = 2e-3
 """Embeddings are stored in fp16; this is what their length may be off by."""
 
 
-def check_candidates(candidates: Candidates, models: Sequence[tuple[str, float, DualEmbeddings]], *, b: int) -> None:
-    """Raise unless b of the candidates can be selected under these models.
+def check_candidates(
+    candidates: Candidates, spec: SelectionSpec, models: Sequence[tuple[str, float, DualEmbeddings]], *, peers: Peers
+) -> None:
+    """Raise unless b of the candidates can be selected under these models; no embedding is read yet.
 
     Args:
         candidates: the super-batch.
-        models: (name, weight, embeddings) of each model that the criterion uses; others are not looked at.
-        b: wanted rows.
+        spec: b and the exclusions are read.
+        models: (name, weight, embeddings) of each model that the selection reads; others are not looked at.
+        peers: hold the other candidates, which count too.
     Raises:
         InvalidSelection: fields of another length or type, one row twice, a prior that is NaN or +inf.
-        InvalidEmbeddings: shapes, types or devices that do not fit, a bad scale or bias, embeddings that are not finite
-            or not of unit length within 2e-3.
+        InvalidEmbeddings: shapes, types or devices that do not fit, a bad scale or bias.
         TooFewCandidates: fewer than b are left.
-    Cost: one pass over the embeddings.
     """
     _check_fields(candidates)
     for name, _, model in models:
@@ -43,10 +49,24 @@ def check_candidates(candidates: Candidates, models: Sequence[tuple[str, float, 
     devices = {str(model.image.device) for _, _, model in models}
     if len(devices) > 1:
         raise InvalidEmbeddings(f"both models must be on one device; got {sorted(devices)}. Move one of them.")
-    for name, _, model in models:
-        for tower, tower_BD in (("image", model.image), ("text", model.text)):
-            _check_unit_rows(tower_BD, where=f"{name}, {tower} tower", candidates=candidates)
-    _check_enough(candidates, b=b)
+    _check_enough(candidates, spec, peers=peers)
+
+
+def checked_model(name: str, weight: float, model: DualEmbeddings, candidates: Candidates) -> ScoredModel:
+    """Return the model with the cosine of each pair, having looked at every embedding once.
+
+    Raises:
+        InvalidEmbeddings: an embedding that is not finite, or not of unit length within 2e-3, by model, tower and row.
+    Cost: one pass over the embeddings, by blocks; memory O(B).
+    """
+    cosine_B = torch.empty(len(model), dtype=torch.float64, device=model.image.device)
+    for start in range(0, len(model), _ROWS_AT_ONCE):
+        stop = min(start + _ROWS_AT_ONCE, len(model))
+        image_CD, text_CD = (at_least_float32(tower[start:stop]) for tower in (model.image, model.text))
+        for tower, tower_CD in (("image", image_CD), ("text", text_CD)):
+            _check_unit_rows(tower_CD, where=f"{name}, {tower} tower", first_row=start, candidates=candidates)
+        cosine_B[start:stop] = (image_CD * text_CD).sum(1)
+    return ScoredModel(name, weight, model, cosine_B)
 
 
 def _check_fields(candidates: Candidates) -> None:
@@ -56,6 +76,8 @@ def _check_fields(candidates: Candidates) -> None:
         ("dataset_index", candidates.dataset_index, "i8", (B,)),
         ("prior", candidates.prior, "f8", (B,)),
         ("eligible", candidates.eligible, "?", (B,)),
+        ("content", candidates.content, "u1", (B, 16)),
+        ("times_chosen", candidates.times_chosen, "i8", (B,)),
     )
     for name, field, dtype, shape in wanted:
         if field is not None and (field.dtype != np.dtype(dtype) or field.shape != shape):
@@ -92,10 +114,9 @@ def _check_shapes(model: DualEmbeddings, *, name: str, num_candidates: int) -> N
             f"both towers must be [B, D] with B = {num_candidates}; got image {list(image.shape)}, text "
             f"{list(text.shape)} ({name}). Encode the same rows with both towers."
         )
-    if image.dtype != text.dtype or image.dtype not in (torch.float32, torch.float64):
+    if image.dtype != text.dtype or not image.is_floating_point():
         raise InvalidEmbeddings(
-            f"both towers must be float32, or both float64; got image {image.dtype}, text {text.dtype} ({name}). "
-            "Cast cached embeddings with .float()."
+            f"both towers must be of one float type; got image {image.dtype}, text {text.dtype} ({name}). Cast one."
         )
     if image.requires_grad or text.requires_grad:
         raise InvalidEmbeddings(
@@ -108,8 +129,9 @@ def _check_shapes(model: DualEmbeddings, *, name: str, num_candidates: int) -> N
 
 
 def _check_logits(model: DualEmbeddings, *, name: str, num_candidates: int) -> None:
-    # 2B logits of at most 1.005 t + |bias| are added up in the embeddings' type.
-    largest_logit = torch.finfo(model.image.dtype).max / (4 * num_candidates + 1)
+    # 2B logits of at most 1.005 t + |bias| are added up in this type.
+    dtype = torch.float64 if model.image.dtype == torch.float64 else torch.float32
+    largest_logit = torch.finfo(dtype).max / (4 * num_candidates + 1)
     if not (math.isfinite(model.logit_scale) and 0 < 2 * model.logit_scale < largest_logit):
         raise InvalidEmbeddings(
             f"logit_scale must be finite and above 0; got {model.logit_scale} ({name}). Give t itself, not log t."
@@ -118,30 +140,31 @@ def _check_logits(model: DualEmbeddings, *, name: str, num_candidates: int) -> N
         raise InvalidEmbeddings(f"logit_bias must be finite; got {model.logit_bias} ({name}). SigLIP starts at -10.")
 
 
-def _check_unit_rows(tower_BD: Tensor, *, where: str, candidates: Candidates) -> None:
-    norm_B = torch.linalg.vector_norm(tower_BD, dim=1)
-    bad_B = ~((norm_B - 1).abs() <= UNIT_NORM_TOLERANCE)
-    if not bool(bad_B.any()):
+def _check_unit_rows(tower_CD: Tensor, *, where: str, first_row: int, candidates: Candidates) -> None:
+    norm_C = torch.linalg.vector_norm(tower_CD, dim=1)
+    bad_C = ~((norm_C - 1).abs() <= UNIT_NORM_TOLERANCE)
+    if not bool(bad_C.any()):
         return
-    row = int(bad_B.nonzero()[0])
+    bad = int(bad_C.nonzero()[0])
+    row = first_row + bad
     place = f"{where}, row {row}, dataset_index {candidates.dataset_index[row]}"
-    column = (~torch.isfinite(tower_BD[row])).nonzero()
+    column = (~torch.isfinite(tower_CD[bad])).nonzero()
     if len(column):
-        value = float(tower_BD[row, column[0, 0]])
+        value = float(tower_CD[bad, column[0, 0]])
         raise InvalidEmbeddings(
             f"embeddings must be finite; got {value} ({place}, column {int(column[0, 0])}). Drop the row, and count it."
         )
     raise InvalidEmbeddings(
-        f"embeddings must have length 1 within {UNIT_NORM_TOLERANCE}; got {float(norm_B[row]):.6f} ({place}). "
+        f"embeddings must have length 1 within {UNIT_NORM_TOLERANCE}; got {float(norm_C[bad]):.6f} ({place}). "
         "Divide each row by its norm."
     )
 
 
-def _check_enough(candidates: Candidates, *, b: int) -> None:
+def _check_enough(candidates: Candidates, spec: SelectionSpec, *, peers: Peers) -> None:
     counts: dict[str, int] = {}
     left_B = np.ones(len(candidates), dtype=bool)
-    for rule, mask_B in candidates.exclusions().items():
-        counts[rule] = int((left_B & mask_B).sum())
+    for rule, mask_B in candidates.exclusions(spec).items():
+        counts[rule] = peers.total(int((left_B & mask_B).sum()))
         left_B &= ~mask_B
-    if left_B.sum() < b:
-        raise TooFewCandidates(b=b, num_candidates=len(candidates), counts=counts)
+    if peers.total(int(left_B.sum())) < spec.b:
+        raise TooFewCandidates(b=spec.b, num_candidates=peers.total(len(candidates)), counts=counts)

@@ -11,12 +11,9 @@ Both models keep their own scale and bias. A model whose weight is 0 is never mu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from superbatch.selection.errors import InvalidSelection
-
-if TYPE_CHECKING:
-    from superbatch.selection.candidates import Candidates, DualEmbeddings
 
 Criterion = Literal["learnability", "easy_reference", "hard_learner"]
 
@@ -53,24 +50,3 @@ def criterion_weights(criterion: Criterion, *, weights: tuple[float, float] = (1
             f"weights must leave {criterion} a loss to score by; got {weights} (selection.weights). Raise one above 0."
         )
     return signed
-
-
-def weighted_models(
-    candidates: Candidates, criterion: Criterion, *, weights: tuple[float, float]
-) -> list[tuple[str, float, DualEmbeddings]]:
-    """Return (name, signed weight, embeddings) of each model that the criterion uses.
-
-    Raises:
-        InvalidSelection: the criterion uses a model whose embeddings are missing.
-    """
-    models = []
-    named = (("learner", candidates.learner), ("reference", candidates.reference))
-    for (name, model), weight in zip(named, criterion_weights(criterion, weights=weights), strict=True):
-        if weight == 0.0:
-            continue
-        if model is None:
-            raise InvalidSelection(
-                f"criterion {criterion} needs embeddings of the {name}; got None. Encode them, or change the criterion."
-            )
-        models.append((name, weight, model))
-    return models

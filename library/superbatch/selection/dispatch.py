@@ -4,37 +4,99 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from superbatch.selection.candidates import Candidates
-from superbatch.selection.checks import check_candidates
-from superbatch.selection.criteria import weighted_models
-from superbatch.selection.independent import select_independent
-from superbatch.selection.joint import select_joint
-from superbatch.selection.spec import Selection, SelectionSpec
-from superbatch.selection.uniform import select_uniform
+import torch
 
-_METHODS: dict[str, Callable[[Candidates, SelectionSpec], Selection]] = {
+from superbatch.selection.candidates import Candidates, DualEmbeddings
+from superbatch.selection.checks import check_candidates, checked_model
+from superbatch.selection.criteria import criterion_weights
+from superbatch.selection.errors import InvalidSelection
+from superbatch.selection.methods.independent import select_independent
+from superbatch.selection.methods.joint import select_joint
+from superbatch.selection.methods.peers import OneProcess, Peers
+from superbatch.selection.methods.problem import Problem
+from superbatch.selection.methods.uniform import select_uniform
+from superbatch.selection.noise import GumbelNoise, NoiseSource
+from superbatch.selection.pairs.opening import open_engine
+from superbatch.selection.spec import Selection, SelectionSpec
+
+METHODS: dict[str, Callable[[Problem], Selection]] = {
     "joint": select_joint,
     "independent": select_independent,
     "uniform": select_uniform,
 }
 
 
-def select(candidates: Candidates, spec: SelectionSpec) -> Selection:
+def select(candidates: Candidates, spec: SelectionSpec, *, noise: NoiseSource | None = None) -> Selection:
     """Return the batch that `spec` selects from the candidates, and the reasons.
 
     A pure function: the same candidates and spec give the same bytes on one machine with one number of threads. The
-    choice does not depend on the order of the candidates but for the rounding of the scores. Near-duplicates are not
-    excluded here and no embedding is changed.
+    choice does not depend on the order of the candidates but for the rounding of the scores. No embedding is changed.
     Args:
-        candidates: B rows; embeddings of unit length within 2e-3, float32 or float64.
-        spec: method, criterion, b, N, gain, weights, sampling, seed and seq.
-    Returns: see `Selection`; exactly b distinct positions, none of them excluded.
+        candidates: B rows; embeddings of unit length within 2e-3, in any float type, in memory or memory-mapped.
+        spec: method, criterion, loss, b and the rest.
+        noise: the Gumbel noise of (seed, seq, uid) where it was made ahead; None = made when needed.
+    Returns: see `Selection`; exactly b distinct positions, none of them excluded, no content twice.
     Raises:
-        InvalidSelection, InvalidEmbeddings, TooFewCandidates: see `checks.check_candidates`; before any work.
+        InvalidSelection, InvalidEmbeddings: see `checks`; before any work.
+        TooFewCandidates: exclusions leave fewer than b; before any work, but for near-duplicates of the batch itself.
     Cost: see the methods; the checks read the embeddings once.
     Source: JEST (arXiv:2406.17711).
     """
-    uses_models = spec.method != "uniform"
-    models = weighted_models(candidates, spec.criterion, weights=spec.weights) if uses_models else []
-    check_candidates(candidates, models, b=spec.b)
-    return _METHODS[spec.method](candidates, spec)
+    return select_among(candidates, spec, noise=noise, peers=OneProcess())
+
+
+def select_among(candidates: Candidates, spec: SelectionSpec, *, noise: NoiseSource | None, peers: Peers) -> Selection:
+    """Return what `select` does for this process's part of the candidates; `peers` hold the others."""
+    used = used_models(candidates, spec)
+    check_candidates(candidates, spec, used, peers=peers)
+    models = [checked_model(name, weight, model, candidates) for name, weight, model in used]
+    device = used[0][2].image.device if used else torch.device("cpu")
+    with open_engine(len(candidates), device=device, compute_dtype=_compute_dtype(used, spec)) as engine:
+        problem = Problem(
+            candidates=candidates,
+            spec=spec,
+            models=[model for model in models if model.weight != 0.0],
+            near=candidates.reference or candidates.learner if spec.max_cosine is not None else None,
+            engine=engine,
+            peers=peers,
+            noise=noise or GumbelNoise(spec.seed, spec.seq, uids=candidates.uid, device=device),
+            device=device,
+        )
+        return METHODS[spec.method](problem)
+
+
+def used_models(candidates: Candidates, spec: SelectionSpec) -> list[tuple[str, float, DualEmbeddings]]:
+    """Return (name, signed weight, embeddings) of each model that the selection reads.
+
+    The weight is 0 for a model that only says what is a near-duplicate.
+
+    Raises:
+        InvalidSelection: embeddings that the spec needs are missing.
+    """
+    weights = {"learner": 0.0, "reference": 0.0}
+    if spec.method == "hard_negatives":
+        weights["reference"] = 1.0
+    elif spec.method != "uniform":
+        weights["learner"], weights["reference"] = criterion_weights(spec.criterion, weights=spec.weights)
+    given = {"learner": candidates.learner, "reference": candidates.reference}
+    for name, weight in weights.items():
+        if weight != 0.0 and given[name] is None:
+            field = "method" if spec.method == "hard_negatives" else "criterion"
+            raise InvalidSelection(
+                f"{field} {getattr(spec, field)} needs embeddings of the {name}; got None. "
+                f"Encode them, or change the {field}."
+            )
+    near = None
+    if spec.max_cosine is not None:
+        near = "learner" if candidates.reference is None else "reference"
+        if given[near] is None:
+            raise InvalidSelection("max_cosine needs embeddings of a model; got None. Encode them, or drop max_cosine.")
+    named = ((name, weights[name], model) for name, model in given.items() if model is not None)
+    return [(name, weight, model) for name, weight, model in named if weight != 0.0 or name == near]
+
+
+def _compute_dtype(used: list[tuple[str, float, DualEmbeddings]], spec: SelectionSpec) -> torch.dtype:
+    if spec.precision == "bf16":
+        return torch.bfloat16
+    is_double = any(model.image.dtype == torch.float64 for _, _, model in used)
+    return torch.float64 if is_double else torch.float32

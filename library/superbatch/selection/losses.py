@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import logsigmoid
 
-from superbatch.selection.block_threads import BlockThreads
-from superbatch.selection.candidates import DualEmbeddings
-from superbatch.selection.pair_sums import Negatives, add_negative_losses
+from superbatch.selection.candidates import DualEmbeddings, at_least_float32
+from superbatch.selection.pairs.engine import PairReduction
+from superbatch.selection.pairs.opening import open_engine
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
@@ -32,7 +32,7 @@ def diagonal_loss(model: DualEmbeddings) -> Float64[Tensor, " B"]:
     Cost: 2*B*D FLOPs.
     Source: SigLIP (arXiv:2303.15343), equation 1, the terms i = j, without the mean.
     """
-    cosine_B = (model.image * model.text).sum(1).double()
+    cosine_B = (at_least_float32(model.image) * at_least_float32(model.text)).sum(1).double()
     return -logsigmoid(cosine_B * model.logit_scale + model.logit_bias)
 
 
@@ -48,11 +48,15 @@ def own_conditional_loss(members: DualEmbeddings) -> Float64[Tensor, " b"]:
     Cost: 2 products of 2*b*b*D FLOPs; memory O(b).
     Source: trainer-contract.md, columns loss_learner and loss_reference.
     """
-    loss_b = diagonal_loss(members)
-    others = Negatives(1.0, members, members, same_rows=True)
-    with BlockThreads(len(members), members.image.device) as threads:
-        add_negative_losses(loss_b, [others], threads=threads)
-    return loss_b
+    image_bD, text_bD = at_least_float32(members.image), at_least_float32(members.text)
+    own_b = torch.arange(len(members), device=image_bD.device)
+    requests = [
+        PairReduction(left, right, members.logit_scale, members.logit_bias, how="softplus_sum", own=own_b)
+        for left, right in ((image_bD, text_bD), (text_bD, image_bD))
+    ]
+    with open_engine(len(members), device=image_bD.device, compute_dtype=image_bD.dtype) as engine:
+        sums = engine.reduce(requests)
+    return diagonal_loss(members) + sums[0] + sums[1]
 
 
 def set_loss(members: DualEmbeddings) -> float:

@@ -6,14 +6,16 @@ Letters: B uids. Rounds of a selection count from 1; two more rounds have their 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import torch
 
 from superbatch.selection.errors import InvalidSelection
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, UInt, UInt64
+    from jaxtyping import Float, Float64, UInt, UInt64
+    from torch import Tensor
 
 PROBE_ROUND = 0
 SLOT_ROUND = 2**32 - 1
@@ -78,3 +80,38 @@ def _mix(z_B: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
     z_B = (z_B ^ (z_B >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed_B: np.ndarray = z_B ^ (z_B >> np.uint64(31))
     return mixed_B
+
+
+class NoiseSource(Protocol):
+    """Law: the same round gives the same noise, the Gumbel noise of `gumbel`."""
+
+    def __call__(self, round_index: int) -> Float64[Tensor, " B"]:
+        """Return one standard Gumbel variate per candidate."""
+        ...
+
+
+class GumbelNoise:
+    """The noise of one selection's candidates, made when asked for, or ahead.
+
+    It depends on no score, so a caller may make it while the embeddings are still being computed:
+    `GumbelNoise(...).make_ahead(16)` before `select(..., noise=...)`.
+    """
+
+    def __init__(
+        self, seed: int, seq: int, *, uids: UInt[np.ndarray, "B _"], device: torch.device | str = "cpu"
+    ) -> None:
+        self._seed, self._seq, self._uids, self._device = seed, seq, uids, device
+        self._made: dict[int, Tensor] = {}
+
+    def make_ahead(self, num_rounds: int) -> GumbelNoise:
+        """Make and keep the noise of rounds 0 (the probe) to num_rounds: 8 bytes per round and candidate."""
+        for round_index in range(num_rounds + 1):
+            self._made[round_index] = self._make(round_index)
+        return self
+
+    def __call__(self, round_index: int) -> Float64[Tensor, " B"]:
+        """Return the noise of a round."""
+        return self._made[round_index] if round_index in self._made else self._make(round_index)
+
+    def _make(self, round_index: int) -> Float64[Tensor, " B"]:
+        return torch.from_numpy(gumbel(self._seed, self._seq, round=round_index, uids=self._uids)).to(self._device)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from superbatch.selection.draw import identity_rank
+from superbatch.selection.methods.draw import identity_rank
 from superbatch.selection.noise import SLOT_ROUND, gumbel
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from superbatch.selection.criteria import Criterion, criterion_weights
 from superbatch.selection.errors import InvalidSelection
@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float, Int
 
-Method = Literal["joint", "independent", "uniform"]
+Method = Literal["joint", "independent", "uniform", "hard_negatives", "gibbs", "greedy"]
+Loss = Literal["sigmoid", "softmax"]
 Sampling = Literal["gumbel", "top_k"]
+FirstRound = Literal["probe", "diagonal"]
+SoftmaxScore = Literal["conditional", "marginal"]
+Precision = Literal["native", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,20 @@ class SelectionSpec:
     with probability proportional to exp(gain * s_i + prior_i). `weights` are the sizes of the learner's and the
     reference's loss in the criterion; the criterion gives their signs. `sampling` is `gumbel` (draw) or `top_k` (take
     the best). `seed` is the job's, `seq` the position of the batch; the choice is a function of these and the
-    candidates. `uniform` reads only b, seed and seq of these: it is always drawn.
+    candidates. `uniform` reads only b, seed, seq and the two exclusions of these: it is always drawn.
+
+    `loss` is the loss of both models. Under softmax with nothing chosen yet, an example is scored against a probe of
+    `probe_size` candidates (None = b), or, with `first_round` = `diagonal`, by the bare difference of its own logits.
+    `softmax_score` is `conditional` (the loss of i among the chosen; running sums) or `marginal` (the rise of the whole
+    batch's criterion when i joins; for small B).
+
+    `repetition_cap` excludes rows chosen that often before. `max_cosine` lets no two images into one batch whose
+    cosine, under the reference (without one, under the learner), is at least this. The same content is never chosen
+    twice.
+
+    `precision`: `native` = products in the embeddings' own type, float32 at least; `bf16` = factors rounded to
+    bfloat16, sums kept in float32. `num_iterations` bounds a Gibbs sampling; it stops earlier when its batch no longer
+    improves.
     """
 
     method: Method
@@ -40,6 +57,14 @@ class SelectionSpec:
     sampling: Sampling = "gumbel"
     seed: int = 0
     seq: int = 0
+    loss: Loss = "sigmoid"
+    probe_size: int | None = None
+    first_round: FirstRound = "probe"
+    softmax_score: SoftmaxScore = "conditional"
+    repetition_cap: int | None = None
+    max_cosine: float | None = None
+    precision: Precision = "native"
+    num_iterations: int = 2000
 
     def __post_init__(self) -> None:
         criterion_weights(self.criterion, weights=self.weights)
@@ -55,7 +80,7 @@ class Selection:
     `chosen_index` are positions among the candidates in order of choice. For each candidate: `round` in which it was
     chosen, counted from 1, -1 = not chosen; `score`, s_i without noise or prior in that round (not chosen: in the
     last round); `perturbed`, what was compared there: gain * s_i + prior + noise, -inf where the candidate was
-    excluded.
+    excluded, or was like a row already in the batch.
     """
 
     chosen_index: Int[np.ndarray, " b"]
@@ -64,16 +89,42 @@ class Selection:
     perturbed: Float[np.ndarray, " B"]
 
 
+def _one_of(name: str, names: object) -> tuple[str, str, Callable[[SelectionSpec], bool]]:
+    allowed = get_args(names)
+    return name, f"{name} must be one of {', '.join(allowed)}", lambda s: getattr(s, name) in allowed
+
+
 _RULES: tuple[tuple[str, str, Callable[[SelectionSpec], bool]], ...] = (
-    (
-        "method",
-        "method must be joint, independent or uniform",
-        lambda s: s.method in ("joint", "independent", "uniform"),
-    ),
-    ("sampling", "sampling must be gumbel or top_k", lambda s: s.sampling in ("gumbel", "top_k")),
+    _one_of("method", Method),
+    _one_of("loss", Loss),
+    _one_of("sampling", Sampling),
+    _one_of("first_round", FirstRound),
+    _one_of("softmax_score", SoftmaxScore),
+    _one_of("precision", Precision),
     ("b", "b must be at least 1; ask for one row or more", lambda s: s.b >= 1),
     ("num_chunks", "N must be in [1, b]; lower N or raise b", lambda s: 1 <= s.num_chunks <= s.b),
     ("gain", "gain must be in [0, 1e6]; use 1 for the paper's", lambda s: 0 <= s.gain <= 1e6),
     ("seed", "seed must fit in 64 bits without sign", lambda s: 0 <= s.seed < 2**64),
     ("seq", "seq must fit in 64 bits without sign; it counts from 0", lambda s: 0 <= s.seq < 2**64),
+    ("probe_size", "probe_size must be at least 1, or None for b", lambda s: s.probe_size is None or s.probe_size >= 1),
+    (
+        "repetition_cap",
+        "repetition_cap must be at least 1, or None for no cap",
+        lambda s: s.repetition_cap is None or s.repetition_cap >= 1,
+    ),
+    (
+        "max_cosine",
+        "max_cosine must be in (0, 1], or None; 0.95 keeps all but near-copies",
+        lambda s: s.max_cosine is None or 0 < s.max_cosine <= 1,
+    ),
+    (
+        "max_cosine",
+        "hard_negatives needs max_cosine, or it would fill the batch with near-copies; use 0.95",
+        lambda s: s.method != "hard_negatives" or s.max_cosine is not None,
+    ),
+    (
+        "num_iterations",
+        "num_iterations must be at least 1; the paper needed about 2000",
+        lambda s: s.num_iterations >= 1,
+    ),
 )

@@ -6,7 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from superbatch.selection import Candidates, DualEmbeddings
+from superbatch.selection import Candidates, DualEmbeddings, GumbelNoise, SelectionSpec
+from superbatch.selection.checks import checked_model
+from superbatch.selection.dispatch import used_models
+from superbatch.selection.methods.peers import Drawn, OneProcess
+from superbatch.selection.methods.problem import Problem
+from superbatch.selection.pairs.cpu import CpuEngine
 
 
 def unit_rows(rows: np.ndarray, dtype: torch.dtype) -> Tensor:
@@ -84,3 +89,23 @@ def permuted(those: Candidates, order: np.ndarray) -> Candidates:
         prior=None if those.prior is None else those.prior[order],
         eligible=None if those.eligible is None else those.eligible[order],
     )
+
+
+def problem(those: Candidates, spec: SelectionSpec) -> Problem:
+    """What a method is given, in fp64 on the CPU."""
+    models = [checked_model(name, weight, model, those) for name, weight, model in used_models(those, spec)]
+    return Problem(
+        candidates=those,
+        spec=spec,
+        models=[model for model in models if model.weight != 0.0],
+        near=those.reference if spec.max_cosine is not None else None,
+        engine=CpuEngine(len(those), compute_dtype=torch.float64),
+        peers=OneProcess(),
+        noise=GumbelNoise(spec.seed, spec.seq, uids=those.uid),
+        device=torch.device("cpu"),
+    )
+
+
+def drawn(rows: list[int]) -> Drawn:
+    """These rows, drawn in this order."""
+    return Drawn(torch.tensor(rows), torch.arange(len(rows)), len(rows))

@@ -12,7 +12,9 @@ import torch
 from beartype import beartype
 
 import superbatch.selection
-from superbatch.selection import draw, losses, noise, pair_sums, slots
+from superbatch.selection import losses, noise, slots
+from superbatch.selection.methods import draw
+from superbatch.selection.pairs import tiles
 from tests.superbatch.selection import made
 
 NAMES = {name: getattr(jaxtyping, name) for name in ("Bool", "Float", "Float64", "Int", "UInt", "UInt8", "UInt64")}
@@ -37,10 +39,10 @@ CALLS = [
     (noise.uid_words, (UIDS,), {}),
     (slots.slot_permutation, (1, 2), {"uids": UIDS, "dataset_index": INDEX, "variant": INDEX % 2}),
     (draw.identity_rank, (UIDS, INDEX), {}),
-    (draw.draw_largest, (INDEX * 1.0, 4), {"rank": INDEX, "free": INDEX > 2}),
+    (draw.draw_largest, (torch.arange(9.0), 4), {"rank": torch.arange(9), "free": torch.arange(9) > 2}),
     (losses.diagonal_loss, (MODEL,), {}),
     (losses.own_conditional_loss, (MODEL,), {}),
-    (pair_sums.softplus_sum, (torch.zeros(3, 5),), {"scratch": torch.zeros(3, 5)}),
+    (tiles.softplus_sum, (torch.zeros(3, 5),), {"scratch": torch.zeros(3, 5)}),
 ]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from superbatch.selection import SelectionSpec, select, set_loss
-from superbatch.selection.block_threads import CANDIDATE_BLOCK, CHOSEN_BLOCK
+from superbatch.selection.pairs.block_threads import CANDIDATE_BLOCK, CHOSEN_BLOCK
 from tests.superbatch.selection import made, plain
 
 

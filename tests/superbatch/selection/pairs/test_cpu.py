@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from superbatch.selection.block_threads import CANDIDATE_BLOCK, CHOSEN_BLOCK, BlockThreads
-from superbatch.selection.pair_sums import Negatives, add_negative_losses, softplus_sum
+from superbatch.selection.pairs.block_threads import CANDIDATE_BLOCK, CHOSEN_BLOCK
+from superbatch.selection.pairs.cpu import CpuEngine
+from superbatch.selection.pairs.engine import PairReduction
+from superbatch.selection.pairs.tiles import softplus_sum
 from tests.superbatch.selection import made
 
 
@@ -42,10 +44,9 @@ def test_young_models_keep_the_digits_of_small_losses() -> None:
 def test_blocked_sums_equal_the_whole_product(B: int, n: int) -> None:
     rng = np.random.default_rng(B + n)
     candidates, chosen = made.model(rng, B, 4), made.model(rng, n, 4)
-    logits_Bn = 100.0 * candidates.image @ chosen.text.T - 10.0
     logits_nB = 100.0 * chosen.image @ candidates.text.T - 10.0
-    expected_B = 2.5 - 0.5 * plain_softplus_sum(torch.cat([logits_Bn.T, logits_nB]))
-    total_B = torch.full((B,), 2.5, dtype=torch.float64)
-    with BlockThreads(B, total_B.device) as threads:
-        add_negative_losses(total_B, [Negatives(-0.5, candidates, chosen)], threads=threads)
+    expected_B = plain_softplus_sum(logits_nB)
+    request = PairReduction(candidates.text, chosen.image, 100.0, -10.0, "softplus_sum")
+    with CpuEngine(B, compute_dtype=torch.float64) as engine:
+        total_B = engine.reduce([request])[0]
     torch.testing.assert_close(total_B, expected_B, rtol=1e-11, atol=1e-11)

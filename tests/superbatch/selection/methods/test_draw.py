@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from superbatch.selection.draw import chunk_sizes, draw_largest, identity_rank
+from superbatch.selection.chunks import chunk_sizes
+from superbatch.selection.methods.draw import draw_largest, identity_rank
 
 
 @given(b=st.integers(1, 5000), data=st.data())
@@ -36,7 +38,8 @@ def test_draw_equals_a_full_sort(rows: list[tuple[float, int, bool]], data: st.D
     n = data.draw(st.integers(0, int(free_B.sum())))
     if n == 0:
         return
-    drawn = draw_largest(value_B, n, rank=identity_rank(uid, index_B), free=free_B)
+    rank_B = torch.from_numpy(identity_rank(uid, index_B))
+    drawn = draw_largest(torch.from_numpy(value_B), n, rank=rank_B, free=torch.from_numpy(free_B))
     free = [i for i in range(len(rows)) if free_B[i]]
     assert drawn.tolist() == sorted(free, key=lambda i: (-value_B[i], uid[i].tobytes(), index_B[i]))[:n]
 

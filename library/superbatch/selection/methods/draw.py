@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, UInt8
+    from torch import Tensor
 
 
 def identity_rank(uid: UInt8[np.ndarray, "B 16"], dataset_index: Int[np.ndarray, " B"]) -> Int[np.ndarray, " B"]:
@@ -23,37 +25,30 @@ def identity_rank(uid: UInt8[np.ndarray, "B 16"], dataset_index: Int[np.ndarray,
 
 
 def draw_largest(
-    perturbed: Float[np.ndarray, " B"],
+    perturbed: Float[Tensor, " B"],
     n: int,
     *,
-    rank: Int[np.ndarray, " B"],
-    free: Bool[np.ndarray, " B"],
-) -> Int[np.ndarray, " n"]:
+    rank: Int[Tensor, " B"],
+    free: Bool[Tensor, " B"],
+) -> Int[Tensor, " n"]:
     """Return the positions of the n largest values among the free, largest first, ties to the smaller rank.
 
-    Positions that are not free are never looked at, so no value, -inf included, can bring one in.
+    Positions that are not free are never looked at, so no value, -inf included, can bring one in. Where fewer than n
+    are free, all of them are returned.
     Args:
         perturbed: gain * score + prior + noise; no NaN.
-        n: how many, at most the number of free positions.
+        n: how many, at least 1.
         rank: distinct, from `identity_rank`.
         free: which positions may be drawn.
     Cost: O(B + n log n).
     """
-    free_F = np.flatnonzero(free)
+    free_F = free.nonzero().squeeze(1)
     value_F = perturbed[free_F]
-    assert len(free_F) >= n, "checked at the edge: TooFewCandidates"
-    lowest = np.partition(value_F, len(value_F) - n)[len(value_F) - n]
-    above = free_F[value_F > lowest]
-    level = free_F[value_F == lowest]
-    level = level[np.argsort(rank[level])][: n - len(above)]
-    drawn_n = np.concatenate([above, level])
-    order_n = np.lexsort((rank[drawn_n], -perturbed[drawn_n]))
-    return drawn_n[order_n]
-
-
-def chunk_sizes(b: int, num_chunks: int) -> list[int]:
-    """Return how many each round draws: b in all, as even as can be, the remainder spread over the rounds.
-
-    10 in 4 rounds: 2, 3, 2, 3. The paper floors b/N and so chooses fewer than b where N does not divide it.
-    """
-    return [(r + 1) * b // num_chunks - r * b // num_chunks for r in range(num_chunks)]
+    if len(free_F) > n:
+        lowest = value_F.topk(n, sorted=False).values.min()
+        above = free_F[value_F > lowest]
+        level = free_F[value_F == lowest]
+        level = level[rank[level].argsort()][: n - len(above)]
+        free_F = torch.cat([above, level])
+    by_rank_n = free_F[rank[free_F].argsort()]
+    return by_rank_n[perturbed[by_rank_n].argsort(descending=True, stable=True)]

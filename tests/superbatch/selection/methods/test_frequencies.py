@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import torch
 
 from superbatch.selection import SelectionSpec, select
+from superbatch.selection.methods.peers import Drawn
+from superbatch.selection.methods.rounds import FixedScore, draw_in_rounds
 from superbatch.selection.noise import gumbel
-from superbatch.selection.rounds import FixedScore, draw_in_rounds
 from tests.superbatch.selection import made, plain
 
 SCORES_B = np.array([0.0, 1.0, -0.5, 2.0, 0.3, 0.8])
@@ -21,18 +23,21 @@ class ChangedByTheFirst:
     def __init__(self) -> None:
         self.score_B = SCORES_B.copy()
 
-    def score(self) -> np.ndarray:
-        return self.score_B
+    def score(self) -> torch.Tensor:
+        return torch.from_numpy(self.score_B)
 
-    def add(self, new_index: np.ndarray) -> None:
-        self.score_B = SCORES_B + 2.0 * (np.abs(np.arange(6) - new_index[0]) == 1)
+    def add(self, new: Drawn) -> None:
+        self.after(int(new.index[0]))
+
+    def after(self, first: int) -> None:
+        self.score_B = SCORES_B + 2.0 * (np.abs(np.arange(6) - first) == 1)
 
 
 def exact_two_rounds() -> dict[tuple[int, ...], float]:
     found = {}
     for (first,), p in plain.sequence_probabilities(SCORES_B.tolist(), 1).items():
         changed = ChangedByTheFirst()
-        changed.add(np.array([first]))
+        changed.after(first)
         weight_B = np.exp(changed.score_B)
         weight_B[first] = 0.0
         found |= {(first, i): p * weight_B[i] / weight_B.sum() for i in range(6) if i != first}
@@ -45,7 +50,7 @@ def test_gumbel_top_n_draws_without_replacement() -> None:
     counts: Counter[tuple[int, ...]] = Counter()
     for seq in range(NUM_DRAWS):
         spec = SelectionSpec("independent", "learnability", 3, 1, gain=0.7, seed=1, seq=seq)
-        got = draw_in_rounds(candidates, spec, running=FixedScore(SCORES_B), sizes=[3])
+        got = draw_in_rounds(made.problem(candidates, spec), running=FixedScore(torch.from_numpy(SCORES_B)), sizes=[3])
         counts[tuple(got.chosen_index.tolist())] += 1
     assert plain.chi_square_p(counts, exact) > 1e-3
 
@@ -55,7 +60,7 @@ def test_two_rounds_with_changed_scores_match_the_exact_distribution() -> None:
     counts: Counter[tuple[int, ...]] = Counter()
     for seq in range(NUM_DRAWS):
         spec = SelectionSpec("joint", "learnability", 2, 2, seed=1, seq=seq)
-        got = draw_in_rounds(candidates, spec, running=ChangedByTheFirst(), sizes=[1, 1])
+        got = draw_in_rounds(made.problem(candidates, spec), running=ChangedByTheFirst(), sizes=[1, 1])
         counts[tuple(got.chosen_index.tolist())] += 1
     assert plain.chi_square_p(counts, exact_two_rounds()) > 1e-3
 
@@ -66,9 +71,9 @@ def test_the_two_round_test_would_catch_reused_noise() -> None:
     for seq in range(NUM_DRAWS):
         noise_B = gumbel(1, seq, round=1, uids=candidates.uid)
         changed = ChangedByTheFirst()
-        first = int((changed.score() + noise_B).argmax())
-        changed.add(np.array([first]))
-        kept_B = changed.score() + noise_B
+        first = int((changed.score_B + noise_B).argmax())
+        changed.after(first)
+        kept_B = changed.score_B + noise_B
         kept_B[first] = -np.inf
         counts[(first, int(kept_B.argmax()))] += 1
     assert plain.chi_square_p(counts, exact_two_rounds()) < 1e-9

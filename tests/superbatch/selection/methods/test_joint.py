@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from superbatch.selection import Selection, SelectionSpec, select, set_loss
-from superbatch.selection.block_threads import BlockThreads
-from superbatch.selection.joint import SigmoidRunningSum
+from superbatch.selection.methods.sigmoid import SigmoidRunningSum
 from tests.superbatch.selection import made, plain
 
 CRITERIA = ("learnability", "easy_reference", "hard_learner")
@@ -54,15 +53,13 @@ def test_priors_and_masks_equal_the_slow_selection(method: str) -> None:
 def test_score_is_the_marginal_gain(B: int, seed: int, criterion: str, data: st.DataObject) -> None:
     candidates = made.candidates(B, seed=seed, learner_scale=100.0, reference_scale=90.0)
     S_BB = plain.criterion_matrix(candidates, criterion)
-    sign = plain.SIGNS[criterion]
-    models = [(w, m) for w, m in zip(sign, (candidates.learner, candidates.reference), strict=True) if w and m]
-    running = SigmoidRunningSum([(float(w), m) for w, m in models], threads=BlockThreads(B, torch.device("cpu")))
+    running = SigmoidRunningSum(made.problem(candidates, SelectionSpec("joint", criterion, 1, 1)))  # type: ignore[arg-type]
     order = data.draw(st.permutations(range(B)))
     first = data.draw(st.integers(1, B - 1))
     second = data.draw(st.integers(first, B - 1))
     for new in (order[:first], order[first:second]):
         if new:
-            running.add(np.array(new, np.int64))
+            running.add(made.drawn(new))
     batch = order[:second]
     before = S_BB[np.ix_(batch, batch)].sum()
     for i in order[second:]:
