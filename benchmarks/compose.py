@@ -17,18 +17,17 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
+from measured.made import made_candidates, towers
+from measured.products import blocked_products, num_flops, whole_products
 from measured.service import measure_service
+from measured.turns import time_in_turn
 
-from superbatch.selection import Candidates, DualEmbeddings, SelectionSpec, select
+from superbatch.selection import SelectionSpec, select
 from superbatch.selection.chunks import chunk_sizes
-from superbatch.selection.pairs.block_threads import BlockThreads, Workspace
+from superbatch.selection.pairs.block_threads import BlockThreads
 
 Figures = dict[str, float | int | str | bool | None]
 
@@ -67,18 +66,17 @@ def main() -> None:
 
 def measure_selection(size: Size) -> Figures:
     """Return the times of a joint selection and of its products alone."""
-    candidates = made_candidates(size)
+    candidates = made_candidates(size.B, size.D)
     spec = SelectionSpec("joint", "learnability", size.b, size.N)
-    median_s = time_in_turn(
-        {
-            "whole": lambda: multiply_whole(candidates, size),
-            "blocks": lambda: multiply_blocks(candidates, size),
+    factors, sizes = towers(candidates), chunk_sizes(size.b, size.N)[:-1]
+    with BlockThreads(size.B) as threads:
+        actions = {
+            "whole": whole_products(factors, sizes),
+            "cut": blocked_products(factors, sizes, threads=threads),
             "select": lambda: select(candidates, spec),
-        },
-        num_runs=size.num_runs,
-    )
-    num_multiply_adds = 4 * size.B * size.D * sum(chunk_sizes(size.b, size.N)[:-1])
-    fastest_s = min(median_s["whole"], median_s["blocks"])
+        }
+        median_s = {name: taken.wall_s for name, taken in time_in_turn(actions, num_runs=size.num_runs).items()}
+    fastest_s = min(median_s["whole"], median_s["cut"])
     return {
         **asdict(size),
         "dtype": "float32",
@@ -87,8 +85,8 @@ def measure_selection(size: Size) -> Figures:
         "python": platform.python_version(),
         "select_s": round(median_s["select"], 4),
         "products_whole_s": round(median_s["whole"], 4),
-        "products_in_blocks_s": round(median_s["blocks"], 4),
-        "products_gflops": round(2e-9 * num_multiply_adds / fastest_s, 1),
+        "products_in_blocks_s": round(median_s["cut"], 4),
+        "products_gflops": round(1e-9 * num_flops(factors, sizes) / fastest_s, 1),
         "gemm_fraction": round(fastest_s / median_s["select"], 3),
         "gemm_fraction_whole": round(median_s["whole"] / median_s["select"], 3),
     }
@@ -104,65 +102,6 @@ def measure_service_part(mode: str) -> Figures:
 
 def _missing(key: str, reason: str) -> list[tuple[str, str | None]]:
     return [(key, None), (f"{key}_reason", reason)]
-
-
-def made_candidates(size: Size) -> Candidates:
-    """Return random pairs at the logit scale of a trained learner and reference."""
-    rng = np.random.default_rng(0)
-    generator = torch.Generator().manual_seed(0)
-
-    def model(noise: float, logit_scale: float) -> DualEmbeddings:
-        shared_BD = torch.randn(size.B, size.D, generator=generator)
-        towers = [shared_BD + noise * torch.randn(size.B, size.D, generator=generator) for _ in range(2)]
-        unit = [torch.nn.functional.normalize(tower_BD, dim=1) for tower_BD in towers]
-        return DualEmbeddings(image=unit[0], text=unit[1], logit_scale=logit_scale, logit_bias=-10.0)
-
-    return Candidates(
-        uid=rng.integers(0, 256, (size.B, 16), dtype=np.uint8),
-        dataset_index=np.arange(size.B, dtype=np.int64),
-        learner=model(noise=1.0, logit_scale=60.0),
-        reference=model(noise=0.5, logit_scale=100.0),
-    )
-
-
-def multiply_whole(candidates: Candidates, size: Size) -> None:
-    """Do the 4(N-1) products of a joint selection and nothing else, each as one call."""
-    for n in chunk_sizes(size.b, size.N)[:-1]:
-        product_Bn = torch.empty(size.B, n)
-        for tower_BD in towers(candidates):
-            torch.mm(tower_BD, tower_BD[:n].T, out=product_Bn)
-
-
-def multiply_blocks(candidates: Candidates, size: Size) -> None:
-    """Do the same products in the selection's blocks, each block on one core."""
-    with BlockThreads(size.B, torch.device("cpu")) as threads:
-        for n in chunk_sizes(size.b, size.N)[:-1]:
-
-            def multiply(start: int, stop: int, workspace: Workspace, *, n: int = n) -> None:
-                product_nC, _ = workspace.tile(n, stop - start, dtype=torch.float32)
-                for tower_BD in towers(candidates):
-                    torch.mm(tower_BD[:n], tower_BD[start:stop].T, out=product_nC)
-
-            threads.for_each_block(multiply)
-
-
-def towers(candidates: Candidates) -> list[torch.Tensor]:
-    """Return the four embeddings of a candidate set."""
-    assert candidates.learner is not None
-    assert candidates.reference is not None
-    return [tower for model in (candidates.learner, candidates.reference) for tower in (model.image, model.text)]
-
-
-def time_in_turn(actions: dict[str, Callable[[], object]], *, num_runs: int) -> dict[str, float]:
-    """Return the median seconds of each action; one warm-up, then the actions take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in actions}
-    for run in range(num_runs + 1):
-        for name, action in actions.items():
-            start = time.perf_counter()
-            action()
-            if run > 0:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Resolve requirements.lock and requirements-trainer.lock anew: exact versions, no index address, no hashes.
 
 torch is pinned by hand (TORCH below): its build differs by platform, and each platform's own installer chooses it.
+So is triton, which the tests use on machines without a GPU too: TRITON is the version that CUDA builds of this torch
+ask for.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import tomllib
 from pathlib import Path
 
 TORCH = "torch==2.13.0"
+TRITON = 'triton==3.7.1 ; platform_system == "Linux"'
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ["setuptools>=80", "wheel"]
 
@@ -24,7 +27,7 @@ def project(path: Path) -> dict[str, list[str]]:
 
 def resolve(requirements: list[str], *, output: Path) -> None:
     """Write the lock of these requirements."""
-    wanted = [line for line in requirements if not line.startswith(("superbatch", "torch"))]
+    wanted = [line for line in requirements if not line.startswith(("superbatch", "torch", "triton"))]
     with tempfile.NamedTemporaryFile("w", suffix=".in") as source:
         source.write("\n".join([*wanted, TORCH]) + "\n")
         source.flush()
@@ -37,6 +40,8 @@ def resolve(requirements: list[str], *, output: Path) -> None:
         )
     lines = [line.split("+", 1)[0] if line.startswith("torch==") else line for line in found.stdout.splitlines()]
     lines = [line for line in lines if line and not line.startswith(("nvidia-", "triton==", "cuda-"))]
+    if any(line.startswith("triton") for line in requirements):
+        lines = sorted([*lines, TRITON], key=lambda line: line.split("==")[0])
     output.write_text("\n".join(lines) + "\n")
 
 

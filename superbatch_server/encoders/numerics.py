@@ -21,7 +21,7 @@ class NumericsProfile:
     torch_version: str
     """For example 2.13.0+cpu."""
     device: str
-    """Instruction set of the CPU ("cpu AVX512") or model of the GPU ("cuda NVIDIA H200")."""
+    """Instruction set of the CPU ("cpu AVX512 BF16") or model of the GPU ("cuda NVIDIA H200")."""
     dtype: str
     """What the towers compute in: float32 or bfloat16."""
     threads_per_worker: int
@@ -72,9 +72,16 @@ def local_profile(
     """
     return NumericsProfile(
         torch_version=torch.__version__,
-        device=f"cpu {torch.backends.cpu.get_cpu_capability()}",
+        device=_cpu(),
         dtype=dtype,
         threads_per_worker=threads_per_worker,
         composer_threads=composer_threads,
         micro_batch=micro_batch,
     )
+
+
+def _cpu() -> str:
+    """Return the instruction set; a selection in bf16 has other last bits where the CPU multiplies bf16 itself."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions do not tell
+    multiplies_bf16 = any(is_there for name, is_there in capabilities.items() if name.endswith("bf16"))
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}" + (" BF16" if multiplies_bf16 else "")

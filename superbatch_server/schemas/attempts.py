@@ -12,8 +12,9 @@ from pydantic import Field
 
 from superbatch_server.schemas.base import Body, Key, Sha256Hex
 from superbatch_server.schemas.datasets import DatasetManifest, ShardEntry
-from superbatch_server.schemas.jobs import Criterion, CurateSpec, JobState, Method, Phase
+from superbatch_server.schemas.jobs import CurateSpec, JobState, Phase
 from superbatch_server.schemas.models import FileRef, Model
+from superbatch_server.schemas.selection import Criterion, Method
 from superbatch_server.schemas.trainers import CheckpointState
 
 Counters = dict[str, int | float]
@@ -131,6 +132,7 @@ class SourceCounts(Body):
     candidates: int
     selected: int
     dropped: int = Field(default=0, description="Candidates whose learner embedding was not finite.")
+    capped: int = Field(default=0, description="Candidates chosen before as often as the repetition cap allows.")
 
 
 class SegmentStats(Body):

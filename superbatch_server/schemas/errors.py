@@ -37,6 +37,7 @@ SuperbatchError (superbatch.formats.errors)
     │   ├── ModelNotReady
     │   ├── WeightsMissing
     │   ├── SuperBatchTooLarge
+    │   ├── RepetitionCapTooLow
     │   ├── ReplayMismatch
     │   ├── ResourcesTooSmall
     │   ├── WorldSizeDoesNotDivide
@@ -290,6 +291,12 @@ class SuperBatchTooLarge(InvalidRequest):
     """The largest super-batch of a job has more candidates than the data set has rows."""
 
     code, title = "super_batch_too_large", "Super-batch larger than the data set"
+
+
+class RepetitionCapTooLow(InvalidRequest):
+    """All batches together need more examples than the cap allows."""
+
+    code, title = "repetition_cap_too_low", "Repetition cap too low"
 
 
 class ReplayMismatch(InvalidRequest):

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
 from superbatch.formats.schedule import Schedule, parse_schedule
 from superbatch_server.schemas.base import MAX_COUNT, Body, ObjectId
-
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
-Seq = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+from superbatch_server.schemas.selection import Criterion, Method, SelectionSpec
 
 
 class JobState(StrEnum):
@@ -41,99 +37,6 @@ class Phase(StrEnum):
     COMPOSING = "composing"
     WAITING_FOR_TRAINER = "waiting_for_trainer"
     WAITING_FOR_CHECKPOINT = "waiting_for_checkpoint"
-
-
-class Method(StrEnum):
-    """How the batch is chosen from the super-batch."""
-
-    JOINT = "joint"
-    INDEPENDENT = "independent"
-    UNIFORM = "uniform"
-
-
-class Criterion(StrEnum):
-    """What makes an example worth choosing."""
-
-    LEARNABILITY = "learnability"
-    EASY_REFERENCE = "easy_reference"
-    HARD_LEARNER = "hard_learner"
-
-    @property
-    def uses_learner(self) -> bool:
-        """True when the learner's loss enters the score."""
-        return self is not Criterion.EASY_REFERENCE
-
-    @property
-    def uses_reference(self) -> bool:
-        """True when the reference's loss enters the score."""
-        return self is not Criterion.HARD_LEARNER
-
-
-class _Schedule(Body):
-    @model_validator(mode="after")
-    def _increasing(self) -> _Schedule:
-        seqs = [point[0] for point in self.points]  # type: ignore[attr-defined]
-        if seqs[0] != 0 or any(left >= right for left, right in pairwise(seqs)):
-            raise ValueError(
-                f"points of a schedule must start at seq 0 and increase; got seqs {seqs}. Sort them and begin at 0"
-            )
-        return self
-
-
-class FractionSchedule(_Schedule):
-    """f over seq."""
-
-    points: Annotated[list[tuple[Seq, Fraction]], Field(min_length=1, max_length=1000)]
-    between: Literal["step", "linear"] = "step"
-
-
-class GainSchedule(_Schedule):
-    """gain over seq."""
-
-    points: Annotated[list[tuple[Seq, Weight]], Field(min_length=1, max_length=1000)]
-    between: Literal["step", "linear"] = "step"
-
-
-class WeightsSchedule(_Schedule):
-    """(learner weight, reference weight) over seq."""
-
-    points: Annotated[list[tuple[Seq, tuple[Weight, Weight]]], Field(min_length=1, max_length=1000)]
-    between: Literal["step", "linear"] = "step"
-
-
-class CriterionSchedule(_Schedule):
-    """criterion over seq."""
-
-    points: Annotated[list[tuple[Seq, Criterion]], Field(min_length=1, max_length=1000)]
-    between: Literal["step"] = "step"
-
-
-class MethodSchedule(_Schedule):
-    """method over seq."""
-
-    points: Annotated[list[tuple[Seq, Method]], Field(min_length=1, max_length=1000)]
-    between: Literal["step"] = "step"
-
-
-class SelectionSpec(Body):
-    """How each batch is selected."""
-
-    method: Method | MethodSchedule = Field(default=Method.JOINT)
-    criterion: Criterion | CriterionSchedule = Field(default=Criterion.LEARNABILITY)
-    b: Annotated[int, Field(ge=1, le=1 << 20)] = Field(description="Rows of a batch, over all ranks.")
-    f: Fraction | FractionSchedule = Field(default=0.8, description="Filter ratio, 1 - b/B.")
-    N: Annotated[int, Field(ge=1, le=4096)] = Field(default=16, description="Rounds of a joint selection.")
-    gain: Weight | GainSchedule = Field(default=1.0, description="Inverse temperature of the score.")
-    weights: tuple[Weight, Weight] | WeightsSchedule = Field(
-        default=(1.0, 1.0), description="Weights of the learner's and the reference's loss."
-    )
-    sampling: Literal["gumbel", "top_k"] = Field(default="gumbel", description="Draw by exp(gain * score), or the top.")
-
-    @model_validator(mode="after")
-    def _rounds_fit(self) -> SelectionSpec:
-        if self.b < self.N:
-            raise ValueError(f"N must not exceed b; got N = {self.N}, b = {self.b}. Lower N to at most {self.b}")
-        return self
 
 
 class LearnerSpec(Body):
@@ -183,23 +86,20 @@ class CurateSpec(Body):
 
     def criteria(self) -> set[Criterion]:
         """Every criterion that some batch of the job may use, the `before_first` rule included."""
-        if self.methods() == {Method.UNIFORM}:
-            return set()
-        return self._scheduled_criteria() | self._stand_ins()
+        return self.selection.criteria() | self._stand_ins()
 
-    def _scheduled_criteria(self) -> set[Criterion]:
-        criterion = self.selection.criterion
-        return {point[1] for point in criterion.points} if isinstance(criterion, CriterionSchedule) else {criterion}
+    def methods(self) -> set[Method]:
+        """Every method that some batch of the job may use, the rules of `refresh` included."""
+        rules = {self.refresh.before_first, self.refresh.on_stale} if self._waits_for_checkpoints() else set()
+        return self.selection.methods() | ({Method.UNIFORM} if "uniform" in rules else set())
 
     def _stand_ins(self) -> set[Criterion]:
         """Return the criterion of batches before the first checkpoint, where it is another than the schedule's."""
-        waits = self.pushes and any(criterion.uses_learner for criterion in self._scheduled_criteria())
-        return {Criterion.EASY_REFERENCE} if waits and self.refresh.before_first == "easy_reference" else set()
+        stands_in = self._waits_for_checkpoints() and self.refresh.before_first == "easy_reference"
+        return {Criterion.EASY_REFERENCE} if stands_in else set()
 
-    def methods(self) -> set[Method]:
-        """Every method that the schedule names."""
-        method = self.selection.method
-        return {point[1] for point in method.points} if isinstance(method, MethodSchedule) else {method}
+    def _waits_for_checkpoints(self) -> bool:
+        return self.pushes and any(criterion.uses_learner for criterion in self.selection.criteria())
 
     @property
     def pushes(self) -> bool:
@@ -219,6 +119,26 @@ class CurateSpec(Body):
             named = ", ".join(sorted(c.value for c in criteria if c.uses_learner))
             raise ValueError(
                 f"criterion {named} needs a learner; got learner = null. Name a model, or use easy_reference"
+            )
+        if self.reference is None and Method.HARD_NEGATIVES in self.methods():
+            raise ValueError(
+                "method hard_negatives needs a reference; got reference = null. "
+                "Name a registered model, or use another method"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _near_copies_can_be_told(self) -> CurateSpec:
+        if self.selection.max_cosine is None or self.reference is not None:
+            return self
+        blind = sorted(method.value for method in self.methods() if not method.reads_criterion)
+        if self.learner is None or blind:
+            got = (
+                "no learner" if self.learner is None else f"batches of method {', '.join(blind)}, which read no learner"
+            )
+            raise ValueError(
+                f"max_cosine needs a model that embeds every batch; got reference = null and {got}. "
+                "Name a registered model as reference, or leave max_cosine out"
             )
         return self
 

@@ -19,6 +19,7 @@ class SourceStats(Body):
     candidates: int = Field(description="Rows looked at, counted once per super-batch.")
     selected: int
     dropped: int = Field(description="Candidates whose learner embedding was not finite.")
+    capped: int = Field(description="Candidates chosen before as often as the repetition cap allows.")
     filter_ratio: float | None = Field(description="1 - selected / candidates.")
     pool_share: float | None = Field(description="Share of the eligible rows; of the candidates until they are known.")
     kept_share: float | None = Field(description="Share of the selected rows.")
@@ -56,6 +57,7 @@ class JobStats(Body):
     loaded: int = Field(description="Candidates over all published batches.")
     trained: int = Field(description="Selected rows over all published batches.")
     dropped: int
+    capped: int
     filter_ratio: float | None
     rows: int | None = Field(description="Raw rows of the data set.")
     eligible: int | None

@@ -13,6 +13,7 @@ from superbatch_server.schemas.errors import (
     DatasetNotReady,
     ModelNotReady,
     NotFound,
+    RepetitionCapTooLow,
     ReplayMismatch,
     ResourcesTooSmall,
     SuperBatchTooLarge,
@@ -36,12 +37,16 @@ def submit(connection: Connection, spec: CurateSpec, *, settings: Settings, num_
     dataset = _ready_dataset(connection, spec)
     _check_models(connection, spec)
     _check_size(spec, dataset)
+    _check_cap(spec, dataset)
     resolved = with_block_rows(_replaying(connection, spec))
     load = check_load(settings, num_cores or os.cpu_count() or 1)
     job = jobs.job_of(submit_job(connection, resolved))
     if load.threads > load.cores:
         message = f"{load}: workers will wait for each other"
         add_event(connection, job.id, "resources_short", message, {"threads": load.threads, "cores": load.cores})
+    tight = _tight_cap(resolved, dataset)
+    if tight is not None:
+        add_event(connection, job.id, "repetition_cap_tight", tight)
     return job
 
 
@@ -127,8 +132,45 @@ def _check_size(spec: CurateSpec, dataset: Dataset) -> None:
         )
 
 
+def _check_cap(spec: CurateSpec, dataset: Dataset) -> None:
+    cap, b = spec.selection.repetition_cap, spec.selection.b
+    assert dataset.rows is not None
+    if cap is not None and spec.num_batches * b > cap * dataset.rows:
+        raise RepetitionCapTooLow(
+            f"num_batches * b must not exceed repetition_cap * rows; got {spec.num_batches} * {b} = "
+            f"{spec.num_batches * b} and {cap} * {dataset.rows} = {cap * dataset.rows} (dataset {dataset.id}). "
+            f"Raise repetition_cap to {-(-spec.num_batches * b // dataset.rows)}, or lower num_batches to "
+            f"{cap * dataset.rows // b}."
+        )
+
+
+def _tight_cap(spec: CurateSpec, dataset: Dataset) -> str | None:
+    """Return what to tell of a cap that may leave some super-batch fewer than b rows, None where it cannot.
+
+    Before batch s at most s * b / cap rows are at the cap. Were they spread evenly, a super-batch would keep b rows as
+    long as that is at most the share f of all rows.
+    """
+    cap, b = spec.selection.repetition_cap, spec.selection.b
+    assert dataset.rows is not None
+    if cap is None:
+        return None
+    f = _f(spec)
+    turns = f.turning_seqs(stop_seq=spec.num_batches)
+    for seq in sorted({*turns, *(turn - 1 for turn in turns if turn)}):
+        if seq * b > f.at(seq) * cap * dataset.rows:
+            return (
+                f"by batch {seq} so many rows may be at the repetition cap that fewer than b = {b} of a super-batch "
+                f"are left, and the job would fail: {seq} * {b} = {seq * b} examples are then chosen, more than "
+                f"f * repetition_cap * rows = {f.at(seq):g} * {cap} * {dataset.rows}"
+            )
+    return None
+
+
 def _replaying(connection: Connection, spec: CurateSpec) -> CurateSpec:
-    """Check the job whose schedule is replayed; its walk counts in its own blocks, so block_rows is taken from it."""
+    """Check the job whose schedule is replayed; its walk counts in its own blocks, so block_rows is taken from it.
+
+    A recorded row means what it says only with the models, the seed and the selection that it was recorded under.
+    """
     if spec.refresh.replay is None:
         return spec
     try:
@@ -136,11 +178,16 @@ def _replaying(connection: Connection, spec: CurateSpec) -> CurateSpec:
     except NotFound as error:
         raise ReplayMismatch(f"{error} Name a job that has published its batches.") from error
     block_rows = replayed.spec.draw.block_rows
-    mismatches = {
+    mismatches: dict[str, tuple[object, object]] = {
         "dataset": (replayed.spec.dataset, spec.dataset),
-        "b": (replayed.spec.selection.b, spec.selection.b),
+        "reference": (replayed.spec.reference, spec.reference),
+        "learner.model": (_learner_model(replayed.spec), _learner_model(spec)),
+        "seed": (replayed.spec.seed, spec.seed),
         "draw.block_rows": (block_rows, spec.draw.block_rows or block_rows),
     }
+    recorded_selection = replayed.spec.selection.model_dump(mode="json")
+    for field, wanted in spec.selection.model_dump(mode="json").items():
+        mismatches[f"selection.{field}"] = (recorded_selection[field], wanted)
     for field, (recorded, wanted) in mismatches.items():
         if recorded != wanted:
             raise ReplayMismatch(
@@ -153,6 +200,10 @@ def _replaying(connection: Connection, spec: CurateSpec) -> CurateSpec:
             f"(job {replayed.id}). Lower num_batches, or let that job go on."
         )
     return spec.model_copy(update={"draw": spec.draw.model_copy(update={"block_rows": block_rows})})
+
+
+def _learner_model(spec: CurateSpec) -> str | None:
+    return spec.learner.model if spec.learner else None
 
 
 def _smallest_super_batch(spec: CurateSpec) -> int:

@@ -16,20 +16,21 @@ from superbatch_server.encoders.numerics import NumericsProfile, local_profile
 from superbatch_server.schemas.attempts import AttemptBundle, Numerics, Release, WalkPosition
 from superbatch_server.schemas.datasets import ShardEntry
 from superbatch_server.schemas.errors import NumericsChanged
-from superbatch_server.schemas.jobs import Method, Phase
+from superbatch_server.schemas.jobs import Phase
 from superbatch_server.storage.roots import open_roots
 from superbatch_server.storage.store import ArtifactStore
 from superbatch_server.workers.candidates import CandidateTables
 from superbatch_server.workers.executors import Executor
 from superbatch_server.workers.index import IndexSpec
 from superbatch_server.workers.index_pass import CacheService, IndexPass, PassPlan, plan_pass
-from superbatch_server.workers.lists import ListWriter, SegmentService, put_files
+from superbatch_server.workers.lists import ListWriter, SegmentService, log_prefix, put_files
 from superbatch_server.workers.model_files import EncoderShelf, model_files
 from superbatch_server.workers.pipeline import Pipeline, RefreshService
 from superbatch_server.workers.pool import Pool
 from superbatch_server.workers.progress import Progress
 from superbatch_server.workers.schedule import ScheduleBook, ScheduleRecorder, largest_super_batch_of
 from superbatch_server.workers.shard_task import EmbedSpec
+from superbatch_server.workers.times_chosen import TimesChosen, read_times_chosen
 from superbatch_server.workers.verify import NUM_FIXED_ROWS, CheckpointVerifier
 from superbatch_server.workers.walk import Walk, WalkShard
 from superbatch_server.workers.worker_settings import WorkerSettings
@@ -150,6 +151,7 @@ def run_attempt(
         tables=tables,
         executor=executor,
         verifier=_verifier(bundle, executor, pool, tables, needs=needs, num_rows=num_fixed_rows),
+        times_chosen=_times_chosen(bundle, store),
         progress=progress,
         pass_phase=needs.pass_phase,
         pause=pause,
@@ -187,9 +189,16 @@ def _embed_spec(bundle: AttemptBundle, settings: WorkerSettings, profile: Numeri
 
 def _scores(bundle: AttemptBundle) -> bool:
     spec = bundle.spec
-    if spec.learner is None or bundle.next_seq >= spec.num_batches or spec.methods() == {Method.UNIFORM}:
+    if spec.learner is None or bundle.next_seq >= spec.num_batches:
         return False
     return any(criterion.uses_learner for criterion in spec.criteria())
+
+
+def _times_chosen(bundle: AttemptBundle, store: ArtifactStore) -> TimesChosen | None:
+    """Return how often each example was chosen in the batches published so far; None for a job without a cap."""
+    if bundle.spec.selection.repetition_cap is None:
+        return None
+    return read_times_chosen(store, prefix=log_prefix(bundle), stop_seq=bundle.next_seq)
 
 
 def _verifier(

@@ -5,7 +5,6 @@ Letters: B candidates, K of them with a finite learner embedding, b chosen, D wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,25 +12,24 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from superbatch.formats.batch_list import batch_rows
 from superbatch.formats.errors import SuperbatchError
-from superbatch.formats.score_shard import NOT_CHOSEN, SCORE_SHARD_SCHEMA
+from superbatch.formats.uid import UID_BYTES
 from superbatch.selection.candidates import Candidates, DualEmbeddings
 from superbatch.selection.dispatch import select
-from superbatch.selection.losses import diagonal_loss, own_conditional_loss
+from superbatch.selection.errors import TooFewCandidates
+from superbatch.selection.losses import diagonal_loss, own_conditional_loss, probe_loss
+from superbatch.selection.methods.softmax import probe_index
 from superbatch.selection.slots import slot_permutation
-from superbatch.selection.spec import Selection, SelectionSpec
-from superbatch_server.schemas import jobs
+from superbatch.selection.spec import SelectionSpec
+from superbatch_server.schemas import selection as schemas
 from superbatch_server.schemas.attempts import ScheduleRow, SourceCounts
+from superbatch_server.workers.byte_rows import byte_rows
 from superbatch_server.workers.embed import UNIT_NORM_TOLERANCE
 from superbatch_server.workers.row_scorer import RowEmbeddings
-
-_SAME_COLUMNS = (
-    *("uid", "dataset_index", "shard_id", "sample_index", "key", "sample_offset", "sample_length"),
-    *("a_offset", "a_length", "b_offset", "b_length"),
-)
+from superbatch_server.workers.tables import batch_table, score_table
 
 Array = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
 
 class LearnerNotFinite(SuperbatchError):
@@ -48,6 +46,18 @@ class LearnerNotFinite(SuperbatchError):
             f"at least b = {self.b} candidates must have a finite learner embedding; got {self.finite} "
             f"(seq {self.seq}). Look for a learner that diverged, and push an earlier checkpoint."
         )
+
+
+class BatchNotFilled(TooFewCandidates):
+    """Exclusions leave fewer than b of a super-batch; rows whose learner embedding is not finite count as one more."""
+
+    def __init__(self, error: TooFewCandidates, *, dropped: int, seq: int) -> None:
+        counts = {"learner_not_finite": dropped, **error.counts} if dropped else error.counts
+        super().__init__(b=error.b, num_candidates=error.num_candidates + dropped, counts=counts)
+        self.seq = seq
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} (seq {self.seq})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,59 +78,71 @@ def finite_rows(learner: RowEmbeddings) -> npt.NDArray[np.bool_]:
     return np.asarray((np.abs(norm_2B - 1) <= UNIT_NORM_TOLERANCE).all(axis=0))
 
 
+def uids_of(candidates: pa.Table) -> npt.NDArray[np.uint8]:
+    """Return the uids of candidates, [B, 16]."""
+    return byte_rows(candidates.column("uid"))
+
+
 def compose(
     row: ScheduleRow,
     candidates: pa.Table,
     *,
     learner: RowEmbeddings | None,
     reference: RowEmbeddings | None,
-    selection: jobs.SelectionSpec,
+    selection: schemas.SelectionSpec,
     seed: int,
+    times_chosen: npt.NDArray[np.int64] | None = None,
 ) -> Composed:
     """Return the batch that a schedule row decides.
 
-    Candidates whose learner embedding is not finite are dropped, and counted.
+    Candidates whose learner embedding is not finite are dropped, and counted. No two rows of a batch have the same
+    content of tower a.
 
     Args:
         candidates: B rows as `CandidateTables.table` gives them.
-        learner, reference: embeddings of the same rows; None where the row's method and criterion do not use them.
-        selection: the constants b, N and sampling; everything scheduled comes from the row.
-    Raises: LearnerNotFinite.
-    Cost: that of the selection.
+        learner, reference: embeddings of the same rows; None where the row's method and criterion, and the exclusion
+            of near-copies, do not use them.
+        selection: everything that is constant over the job; what is scheduled comes from the row.
+        times_chosen: [B], how often each was chosen before; None without a repetition cap.
+    Raises: LearnerNotFinite; BatchNotFilled when exclusions leave fewer than b.
+    Cost: that of the selection; under softmax also that of its probe once more, for the score shard.
     """
-    B = candidates.num_rows
-    finite_B = finite_rows(learner) if learner else np.ones(B, dtype=bool)
+    finite_B = finite_rows(learner) if learner else np.ones(candidates.num_rows, dtype=bool)
     kept_K = np.flatnonzero(finite_B)
     if len(kept_K) < selection.b:
         raise LearnerNotFinite(finite=len(kept_K), b=selection.b, seq=row.seq)
-    uid_B16 = np.frombuffer(b"".join(candidates.column("uid").to_pylist()), dtype=np.uint8).reshape(B, 16)
-    index_B = candidates.column("dataset_index").to_numpy()
-    models = {name: _dual(found, kept_K) for name, found in (("learner", learner), ("reference", reference)) if found}
-    chosen = select(
-        Candidates(
-            uid=uid_B16[kept_K],
-            dataset_index=index_B[kept_K],
-            learner=models.get("learner"),
-            reference=models.get("reference"),
-        ),
-        _selection_spec(row, selection, seed),
+    kept = Candidates(
+        uid=uids_of(candidates)[kept_K],
+        dataset_index=candidates.column("dataset_index").to_numpy()[kept_K],
+        learner=_dual(learner, kept_K) if learner else None,
+        reference=_dual(reference, kept_K) if reference else None,
+        content=np.ascontiguousarray(byte_rows(candidates.column("a_sha256"))[kept_K, :UID_BYTES]),
+        times_chosen=None if times_chosen is None else times_chosen[kept_K],
     )
-    in_choice_b = chosen.chosen_index
-    slots_b = slot_permutation(
-        seed, row.seq, uids=uid_B16[kept_K][in_choice_b], dataset_index=index_B[kept_K][in_choice_b]
-    )
-    members_b = in_choice_b[slots_b]
-    is_scored = row.method is not jobs.Method.UNIFORM
+    spec = _selection_spec(row, selection, seed)
+    try:
+        chosen = select(kept, spec)
+    except TooFewCandidates as error:
+        raise BatchNotFilled(error, dropped=int((~finite_B).sum()), seq=row.seq) from error
+    members_b = _in_slots(chosen.chosen_index, kept, spec)
+    is_scored = row.method is not schemas.Method.UNIFORM
     return Composed(
-        batch=_batch(row, candidates.take(pa.array(kept_K[members_b])), members_b, chosen, models),
-        scores=_scores(row, candidates, kept_K, chosen, models),
-        counts=_counts(candidates.column("source").to_pylist(), set(kept_K[members_b].tolist()), finite_B),
+        batch=batch_table(
+            row, candidates.take(pa.array(kept_K[members_b])), chosen, members_b, _own_losses(kept, members_b, spec)
+        ),
+        scores=score_table(row, candidates, chosen, kept_K, _losses_alone(row, kept, spec)),
+        counts=_counts(
+            candidates.column("source").to_pylist(),
+            selected=kept_K[members_b],
+            dropped=np.flatnonzero(~finite_B),
+            capped=kept_K[_at_cap(kept, spec)],
+        ),
         mean_chosen=float(chosen.score[members_b].mean()) if is_scored else None,
         mean_candidates=float(chosen.score.mean()) if is_scored else None,
     )
 
 
-def _selection_spec(row: ScheduleRow, selection: jobs.SelectionSpec, seed: int) -> SelectionSpec:
+def _selection_spec(row: ScheduleRow, selection: schemas.SelectionSpec, seed: int) -> SelectionSpec:
     return SelectionSpec(
         method=row.method.value,
         criterion=row.criterion.value,
@@ -131,83 +153,62 @@ def _selection_spec(row: ScheduleRow, selection: jobs.SelectionSpec, seed: int) 
         sampling=selection.sampling,
         seed=seed,
         seq=row.seq,
+        loss=selection.loss,
+        probe_size=selection.probe_size,
+        first_round=selection.first_round,
+        repetition_cap=selection.repetition_cap,
+        max_cosine=selection.max_cosine,
+        precision=selection.precision,
     )
 
 
-def _dual(found: RowEmbeddings, kept_K: npt.NDArray[np.int64]) -> DualEmbeddings:
+def _in_slots(in_choice_b: Indices, kept: Candidates, spec: SelectionSpec) -> Indices:
+    """Return the chosen in the order of their slots."""
+    slots_b = slot_permutation(
+        spec.seed, spec.seq, uids=kept.uid[in_choice_b], dataset_index=kept.dataset_index[in_choice_b]
+    )
+    return np.take(in_choice_b, slots_b)
+
+
+def _own_losses(kept: Candidates, members_b: Indices, spec: SelectionSpec) -> dict[str, Array]:
+    """Return the members' own conditional losses within the batch, under each model that embedded them."""
+    return {
+        name: own_conditional_loss(model.take(members_b), loss=spec.loss).numpy()
+        for name, model in _models(kept).items()
+    }
+
+
+def _losses_alone(row: ScheduleRow, kept: Candidates, spec: SelectionSpec) -> dict[str, Array]:
+    """Return what every candidate loses before any is chosen, under each model whose loss the criterion reads."""
+    read = {"learner": row.criterion.uses_learner, "reference": row.criterion.uses_reference}
+    models = {name: model for name, model in _models(kept).items() if row.method.reads_criterion and read[name]}
+    if spec.loss == "softmax" and models:
+        probe_m = probe_index(kept, spec)
+        return {name: probe_loss(model, probe_m).numpy() for name, model in models.items()}
+    return {name: diagonal_loss(model).numpy() for name, model in models.items()}
+
+
+def _models(kept: Candidates) -> dict[str, DualEmbeddings]:
+    given = {"learner": kept.learner, "reference": kept.reference}
+    return {name: model for name, model in given.items() if model is not None}
+
+
+def _at_cap(kept: Candidates, spec: SelectionSpec) -> npt.NDArray[np.bool_]:
+    return kept.exclusions(spec).get("repetition_cap", np.zeros(len(kept), dtype=bool))
+
+
+def _dual(found: RowEmbeddings, kept_K: Indices) -> DualEmbeddings:
     image_KD, text_KD = torch.from_numpy(found.image[kept_K]), torch.from_numpy(found.text[kept_K])
     return DualEmbeddings(image_KD, text_KD, found.logit_scale, found.logit_bias)
 
 
-def _batch(
-    row: ScheduleRow,
-    members: pa.Table,
-    members_b: npt.NDArray[np.int64],
-    chosen: Selection,
-    models: Mapping[str, DualEmbeddings],
-) -> pa.Table:
-    b = len(members_b)
-    columns: dict[str, object] = {name: members.column(name) for name in _SAME_COLUMNS}
-    columns |= {
-        "batch_seq": pa.array(np.full(b, row.seq, dtype=np.int64)),
-        "slot": pa.array(np.arange(b, dtype=np.int32)),
-        "caption_index": pa.array(np.zeros(b, dtype=np.int16)),
-        "variant": pa.array(np.zeros(b, dtype=np.int8)),
-    }
-    if row.method is not jobs.Method.UNIFORM:
-        columns["chunk"] = pa.array(chosen.round[members_b].astype(np.int16))
-        columns["score"] = pa.array(chosen.score[members_b].astype(np.float32))
-    for name, model in models.items():
-        loss_b = own_conditional_loss(model.take(members_b)).numpy()
-        columns[f"loss_{name}"] = pa.array(loss_b.astype(np.float32))
-    return batch_rows(columns)
-
-
-def _scores(
-    row: ScheduleRow,
-    candidates: pa.Table,
-    kept_K: npt.NDArray[np.int64],
-    chosen: Selection,
-    models: Mapping[str, DualEmbeddings],
-) -> pa.Table:
-    """Return the rows of the score shard, in the order of the draw; a dropped candidate has nulls."""
-    B = candidates.num_rows
-    round_B = np.full(B, NOT_CHOSEN, dtype=np.int16)
-    round_B[kept_K] = chosen.round
-    is_scored = row.method is not jobs.Method.UNIFORM
-    columns = {
-        "batch_seq": pa.array(np.full(B, row.seq, dtype=np.int64)),
-        "dataset_index": candidates.column("dataset_index"),
-        "uid": candidates.column("uid"),
-        "round": pa.array(round_B),
-        "score": _spread(chosen.score if is_scored else None, kept_K, B),
-        "perturbed_score": _spread(chosen.perturbed if is_scored else None, kept_K, B),
-    }
-    for name in ("learner", "reference"):
-        loss_K = diagonal_loss(models[name]).numpy() if name in models else None
-        columns[f"loss_{name}"] = _spread(loss_K, kept_K, B)
-    return pa.table({name: columns[name] for name in SCORE_SHARD_SCHEMA.names})
-
-
-def _spread(value_K: Array | None, kept_K: npt.NDArray[np.int64], B: int) -> pa.Array:
-    """Return float32 values of the kept candidates at their places among all, null elsewhere."""
-    if value_K is None:
-        return pa.nulls(B, pa.float32())
-    value_B = np.zeros(B, dtype=np.float32)
-    value_B[kept_K] = value_K
-    absent_B = np.ones(B, dtype=bool)
-    absent_B[kept_K] = False
-    return pa.array(value_B, mask=absent_B)
-
-
-def _counts(sources: list[str], chosen: set[int], finite_B: npt.NDArray[np.bool_]) -> dict[str, SourceCounts]:
-    found: dict[str, list[int]] = {}
-    for position, source in enumerate(sources):
-        counts = found.setdefault(source, [0, 0, 0])
-        counts[0] += 1
-        counts[1] += position in chosen
-        counts[2] += not finite_B[position]
+def _counts(sources: list[str], **positions: Indices) -> dict[str, SourceCounts]:
+    """Return per source how many candidates there are, and how many of them stand at the positions of each name."""
+    source_B = np.array(sources)
     return {
-        source: SourceCounts(candidates=total, selected=selected, dropped=dropped)
-        for source, (total, selected, dropped) in sorted(found.items())
+        source: SourceCounts(
+            candidates=int((source_B == source).sum()),
+            **{name: int((source_B[found] == source).sum()) for name, found in positions.items()},
+        )
+        for source in sorted(set(sources))
     }

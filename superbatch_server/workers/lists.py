@@ -48,7 +48,7 @@ class ListWriter:
 
     def __init__(self, bundle: AttemptBundle, service: SegmentService, store: ArtifactStore) -> None:
         self._service, self._store = service, store
-        self._prefix = f"jobs/{bundle.job_id}/{bundle.history_id}"
+        self._prefix = log_prefix(bundle)
         self._fingerprint = bytes.fromhex(bundle.dataset_fingerprint)
         self._batches_per_list = bundle.spec.lists.batches_per_list
         self._num_batches = bundle.spec.num_batches
@@ -100,6 +100,11 @@ class ListWriter:
         return committed
 
 
+def log_prefix(bundle: AttemptBundle) -> str:
+    """Return the store prefix of a job's log and lists; the service refuses a commit of a list elsewhere."""
+    return f"jobs/{bundle.job_id}/{bundle.history_id}"
+
+
 def put_files(store: ArtifactStore, files: list[SegmentFile]) -> None:
     """Create the bucket's log files that are missing; the same segment always has the same bytes."""
     for file in files:
@@ -131,4 +136,5 @@ def _added(left: SourceCounts | None, right: SourceCounts) -> SourceCounts:
         candidates=left.candidates + right.candidates,
         selected=left.selected + right.selected,
         dropped=left.dropped + right.dropped,
+        capped=left.capped + right.capped,
     )

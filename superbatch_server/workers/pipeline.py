@@ -24,10 +24,10 @@ from superbatch_server.schemas.attempts import (
     ScheduleRow,
     WalkPosition,
 )
-from superbatch_server.schemas.jobs import Method, Phase
+from superbatch_server.schemas.jobs import Phase
 from superbatch_server.schemas.models import FileRef
 from superbatch_server.workers.candidates import CandidateTables
-from superbatch_server.workers.compose import LearnerNotFinite, compose, finite_rows
+from superbatch_server.workers.compose import LearnerNotFinite, compose, finite_rows, uids_of
 from superbatch_server.workers.executors import Executor
 from superbatch_server.workers.lists import ListWriter, Timed
 from superbatch_server.workers.model_files import model_files
@@ -36,6 +36,7 @@ from superbatch_server.workers.progress import Progress
 from superbatch_server.workers.refresh import Wait
 from superbatch_server.workers.row_scorer import RowEmbeddings, ScoringFailed
 from superbatch_server.workers.schedule import ScheduleBook
+from superbatch_server.workers.times_chosen import TimesChosen
 from superbatch_server.workers.verify import CheckpointVerifier
 from superbatch_server.workers.walk import Walk
 
@@ -95,6 +96,7 @@ class Pipeline:
         tables: CandidateTables,
         executor: Executor,
         verifier: CheckpointVerifier | None,
+        times_chosen: TimesChosen | None,
         progress: Progress,
         pass_phase: Phase = Phase.INDEXING,
         pause: Callable[[float], None] = sleep,
@@ -103,6 +105,7 @@ class Pipeline:
         self._book, self._writer, self._walk = book, writer, walk
         self._pool, self._tables, self._executor = pool, tables, executor
         self._verifier, self._progress, self._pause = verifier, progress, pause
+        self._times_chosen = times_chosen
         self._pass_phase = pass_phase
         self._weights: dict[str, FileRef] = {}
         self._state = RefreshState(consumer_trained_seq=0, consumer_live=True, active=None, unverified=None)
@@ -130,7 +133,7 @@ class Pipeline:
         return None
 
     def _publish(self, scored: Scored) -> None:
-        started = monotonic()
+        started, counts = monotonic(), self._times_chosen
         self._progress.enter(Phase.COMPOSING)
         composed = compose(
             scored.row,
@@ -139,7 +142,10 @@ class Pipeline:
             reference=scored.reference,
             selection=self._spec.selection,
             seed=self._spec.seed,
+            times_chosen=None if counts is None else counts.of(uids_of(scored.candidates)),
         )
+        if counts is not None:
+            counts.add(uids_of(composed.batch))
         select_s = monotonic() - started
         committed = self._writer.add(Timed(scored.row, composed, scored.next_walk, scored.seconds, select_s))
         log.info(
@@ -232,9 +238,9 @@ class Pipeline:
         index_B, next_walk = self._walk.draw(row.walk, row.B, self._pool)
         started = monotonic()  # the draw may have waited for shards
         candidates = self._tables.table(index_B)
-        is_scored = row.method is not Method.UNIFORM
+        reads = row.method.reads_criterion
         learner = reference = None
-        if is_scored and row.criterion.uses_learner:
+        if reads and row.criterion.uses_learner:
             try:
                 learner = self._embed(row, candidates)
             except ScoringFailed as error:
@@ -242,9 +248,14 @@ class Pipeline:
             finite = int(finite_rows(learner).sum())
             if finite < self._spec.selection.b:
                 return Spoiled(row, LearnerNotFinite(finite=finite, b=self._spec.selection.b, seq=row.seq))
-        if is_scored and row.criterion.uses_reference:
+        if (reads and row.criterion.uses_reference) or self._tells_near_copies:
             reference = self._tables.reference(index_B)
         return Scored(row, candidates, learner, reference, next_walk, monotonic() - started)
+
+    @property
+    def _tells_near_copies(self) -> bool:
+        """True when the reference says what is near to what; a spec with hard negatives has it and `max_cosine`."""
+        return self._spec.selection.max_cosine is not None and self._spec.reference is not None
 
     def _embed(self, row: ScheduleRow, candidates: pa.Table) -> RowEmbeddings:
         assert self._bundle.learner is not None, "a criterion that uses the learner needs one"

@@ -13,7 +13,6 @@ from threading import Condition
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from superbatch.formats.digests import eligible_digest
@@ -21,8 +20,9 @@ from superbatch.formats.errors import DigestMismatch
 from superbatch_server.schemas.attempts import CacheEntry, PoolReport
 from superbatch_server.schemas.datasets import ShardEntry
 from superbatch_server.storage.store import ArtifactStore
+from superbatch_server.workers.byte_rows import byte_rows
 from superbatch_server.workers.embed import ShardEmbeddings, read_embeddings
-from superbatch_server.workers.index import INDEX_SCHEMA, OK, check_rows, read_index
+from superbatch_server.workers.index import OK, check_rows, read_index
 from superbatch_server.workers.walk import CONTENT_BYTES, WalkRows
 
 _OPEN_SHARDS = 256
@@ -76,7 +76,7 @@ class Pool:
             verdicts = [own if own != OK else theirs for own, theirs in zip(verdicts, found.verdict, strict=True)]
         walk_rows = WalkRows(
             eligible=np.array([verdict == OK for verdict in verdicts], dtype=bool),
-            content=_bytes_of(rows.column("a_sha256"), CONTENT_BYTES).tobytes(),
+            content=byte_rows(rows.column("a_sha256")).tobytes(),
         )
         with self._changed:
             self._delivered[shard_id] = _Delivered(index, embedding, walk_rows, dict(Counter(verdicts)))
@@ -201,18 +201,6 @@ class Pool:
                 f"(store, key {entry.object_key!r}). Restore it from a backup, or delete the cache entry."
             )
         return data
-
-
-def uid_rows(index: pa.RecordBatch) -> npt.NDArray[np.uint8]:
-    """Return the uid of each index row as uint8 [n, 16]."""
-    return _bytes_of(index.column("uid"), INDEX_SCHEMA.field("uid").type.byte_width)
-
-
-def _bytes_of(column: pa.Array, width: int) -> npt.NDArray[np.uint8]:
-    if len(column) == 0:
-        return np.empty((0, width), dtype=np.uint8)
-    data = np.frombuffer(column.buffers()[1], dtype=np.uint8)
-    return data[column.offset * width : (column.offset + len(column)) * width].reshape(-1, width)
 
 
 def _kept(shelf: OrderedDict[int, Value], shard_id: int, load: Callable[[], Value]) -> Value:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from superbatch_server.schemas.attempts import CheckpointCandidate, CheckpointRef, RefreshState, Rule
-from superbatch_server.schemas.jobs import Criterion, CurateSpec, Method
+from superbatch_server.schemas.jobs import CurateSpec
+from superbatch_server.schemas.selection import Criterion, Method
 
 WaitsFor = Literal["trainer", "checkpoint"]
 
@@ -44,7 +45,7 @@ def decide(seq: int, spec: CurateSpec, state: RefreshState, *, method: Method, c
     refresh = spec.refresh
     if spec.pushes and not (state.consumer_live and seq < state.consumer_trained_seq + refresh.max_staleness):
         return Wait("trainer")
-    if method is Method.UNIFORM or not criterion.uses_learner:
+    if not (method.reads_criterion and criterion.uses_learner):
         return Score("no_learner")
     if not spec.pushes:
         return Score("fixed")

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from superbatch.selection.schedule import ScheduledParameters, SelectionSchedule
 from superbatch_server.schemas.attempts import AttemptBundle, RefreshState, ScheduleRow, WalkPosition
 from superbatch_server.schemas.errors import ReplayMismatch
-from superbatch_server.schemas.jobs import Criterion, CurateSpec, Method, SelectionSpec
+from superbatch_server.schemas.jobs import CurateSpec
+from superbatch_server.schemas.selection import Criterion, Method, SelectionSpec
 from superbatch_server.workers.refresh import Score, Wait, decide
 
 Plain = TypeVar("Plain", float, str, tuple[float, float])

@@ -41,7 +41,9 @@ def test_every_field_counts(change: dict[str, str | int]) -> None:
 def test_the_local_profile_names_torch_and_the_instruction_set() -> None:
     profile = local_profile(threads_per_worker=1, composer_threads=2, micro_batch=64)
     assert profile.torch_version == torch.__version__
-    assert profile.device == f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    has_bf16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    assert profile.device == f"cpu {torch.backends.cpu.get_cpu_capability()}" + (" BF16" if has_bf16 else "")
     assert profile.dtype == "float32"
 
 

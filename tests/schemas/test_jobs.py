@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from superbatch_server.schemas.jobs import CurateSpec
+from superbatch_server.schemas.selection import Criterion, Method
 
 NOTHING_TO_SCORE_BY = [
     ({"weights": [0, 0]}, "weights must leave criterion"),
@@ -26,6 +27,90 @@ def test_weights_of_a_criterion_that_is_never_used_do_not_matter() -> None:
     weights = {"points": [[0, [1, 0]], [5, [0, 1]]], "between": "step"}
     selection = {"criterion": {"points": points}, "weights": weights}
     assert pushed_spec(selection, before_first="uniform").num_batches == 10
+
+
+REFERENCE, LEARNER = "model_" + "0" * 16, "model_" + "1" * 16
+FIXED, PUSHED = {"model": LEARNER}, {"model": LEARNER, "updates": "pushed"}
+HARD_LEARNER = {"criterion": "hard_learner", "max_cosine": 0.95}
+
+CONTRADICTIONS = [
+    ({"selection": {"method": "hard_negatives"}}, "hard_negatives needs max_cosine"),
+    ({"selection": {"method": {"points": [[0, "joint"], [5, "hard_negatives"]]}}}, "hard_negatives needs max_cosine"),
+    (
+        {"selection": {"method": "hard_negatives", "max_cosine": 0.95}, "reference": None},
+        "hard_negatives needs a reference",
+    ),
+    ({"selection": {"probe_size": 8}}, "probe_size = 8 under loss sigmoid"),
+    ({"selection": {"first_round": "diagonal"}}, "first_round = diagonal, probe_size = None under loss sigmoid"),
+    ({"selection": HARD_LEARNER | {"method": "uniform"}, "reference": None, "learner": None}, "and no learner"),
+    (
+        {"selection": HARD_LEARNER | {"method": "uniform"}, "reference": None, "learner": FIXED},
+        "batches of method uniform",
+    ),
+    (
+        {"selection": HARD_LEARNER, "reference": None, "learner": PUSHED, "refresh": {"before_first": "uniform"}},
+        "batches of method uniform",
+    ),
+    (
+        {
+            "selection": HARD_LEARNER,
+            "reference": None,
+            "learner": PUSHED,
+            "refresh": {"before_first": "initial_weights", "on_stale": "uniform"},
+        },
+        "batches of method uniform",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), CONTRADICTIONS)
+def test_parameters_that_contradict_each_other(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        spec_of(**changes)
+
+
+ACCEPTED = [
+    {"selection": {"method": "hard_negatives", "max_cosine": 0.95}, "learner": None},
+    {"selection": {"loss": "softmax", "probe_size": 4096, "precision": "bf16"}},
+    {"selection": {"loss": "softmax", "first_round": "diagonal", "repetition_cap": 1}},
+    {"selection": {"method": "uniform", "max_cosine": 1.0}, "learner": None},
+    {"selection": HARD_LEARNER, "reference": None},
+    {
+        "selection": HARD_LEARNER,
+        "reference": None,
+        "learner": PUSHED,
+        "refresh": {"before_first": "initial_weights", "on_stale": "use"},
+    },
+]
+
+
+@pytest.mark.parametrize("changes", ACCEPTED)
+def test_parameters_that_fit_together(changes: dict[str, object]) -> None:
+    assert spec_of(**changes).num_batches == 10
+
+
+def test_only_methods_that_read_a_criterion_need_its_models() -> None:
+    hard = spec_of(selection={"method": "hard_negatives", "max_cosine": 0.95}, learner=None)
+    assert (hard.criteria(), hard.methods()) == (set(), {Method.HARD_NEGATIVES})
+    points = [[0, "hard_negatives"], [5, "joint"]]
+    mixed = spec_of(selection={"method": {"points": points}, "max_cosine": 0.95}, learner=PUSHED)
+    assert mixed.criteria() == {Criterion.LEARNABILITY, Criterion.EASY_REFERENCE}
+    assert mixed.methods() == {Method.HARD_NEGATIVES, Method.JOINT}
+    stale = spec_of(learner=PUSHED, refresh={"on_stale": "uniform"})
+    assert stale.methods() == {Method.JOINT, Method.UNIFORM}
+
+
+def spec_of(**changes: object) -> CurateSpec:
+    """Return a spec with a fixed learner and a reference."""
+    fields: dict[str, object] = {
+        "dataset": "dataset_" + "0" * 16,
+        "reference": REFERENCE,
+        "learner": FIXED,
+        "num_batches": 10,
+    }
+    selection = changes.pop("selection", {})
+    assert isinstance(selection, dict)
+    return CurateSpec.model_validate(fields | {"selection": {"b": 4, "N": 2, **selection}} | changes)
 
 
 def pushed_spec(selection: dict[str, object], *, before_first: str = "easy_reference") -> CurateSpec:

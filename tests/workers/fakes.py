@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from superbatch.formats.bucket import LogSegment
 from superbatch_server.encoders.numerics import NumericsProfile
 from superbatch_server.schemas.attempts import (
     AttemptBundle,
@@ -28,6 +29,7 @@ from superbatch_server.schemas.attempts import (
 from superbatch_server.schemas.jobs import CurateSpec
 from superbatch_server.schemas.models import FileRef
 from superbatch_server.schemas.trainers import CheckpointState
+from superbatch_server.service.catalog.segments import segment_of
 from superbatch_server.storage.store import LocalStore
 from superbatch_server.workers.attempt import find_needs, run_attempt, settle_numerics
 from superbatch_server.workers.executors import Executor, InProcessExecutor
@@ -89,8 +91,7 @@ class FakeService:
         assert all((commit.first_seq + i, attempt) in self.rows for i, attempt in enumerate(commit.row_attempts))
         self.commits.append(commit)
         self.on_call("committed", commit)
-        file = SegmentFile(key=f"jobs/job_{ID}/hist/log/{commit.first_seq:012d}.json", text=commit.sha256)
-        return SegmentCommitted(next_seq=self.next_seq, log_digest="0" * 64, log_files=[file])
+        return SegmentCommitted(next_seq=self.next_seq, log_digest="0" * 64, log_files=[log_file(commit)])
 
     def refresh(self) -> RefreshState:
         trained_seq = self.trainer(self)
@@ -134,6 +135,13 @@ class FakeService:
         return [self.rows[seq] for seq in enumerate(attempts)]
 
 
+def log_file(commit: SegmentCommit) -> SegmentFile:
+    """The bucket's file of a segment, as the service writes it, but for the digests of the log."""
+    segment = segment_of({"commit": commit.model_dump_json(), "log_digest_end": "0" * 64})  # type: ignore[arg-type]
+    log = LogSegment(f"job_{ID}", "hist", "0" * 64, "0" * 64, segment)
+    return SegmentFile(key=f"jobs/job_{ID}/hist/{log.name}", text=log.render().decode())
+
+
 def spec_of(**changes: object) -> CurateSpec:
     """A joint job with a pushed learner, fields replaced: `selection` and `refresh` are merged."""
     fields: dict[str, object] = {
@@ -171,7 +179,7 @@ def bundle_of(
         schedule=service.newest_rows(),
         replay=[row for row in service.replay if row.seq >= service.next_seq],
         scheduled_checkpoints=service.scheduled_checkpoints,
-        log_files=[],
+        log_files=[log_file(commit) for commit in service.commits[-1:]],
         runtime=Runtime.model_validate(
             {
                 "roots": world.roots,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from superbatch_server.schemas.attempts import CheckpointCandidate, RefreshState
-from superbatch_server.schemas.jobs import Criterion, CurateSpec, Method
+from superbatch_server.schemas.jobs import CurateSpec
+from superbatch_server.schemas.selection import Criterion, Method
 from superbatch_server.schemas.trainers import CheckpointState
 from superbatch_server.workers.refresh import Score, Wait, decide
 
@@ -63,6 +64,9 @@ TABLE = [
     (spec(on_stale="use"), 20, 10, 5, True, JOINT, LEARNABILITY, "wait trainer"),
     (spec(), 15, 10, 5, True, JOINT, EASY, "no_learner"),
     (spec(), 9, 0, 0, True, JOINT, LEARNABILITY, "checkpoint"),
+    # a method that reads no criterion needs credit and nothing more
+    (spec(), 15, 10, 5, True, Method.HARD_NEGATIVES, LEARNABILITY, "no_learner"),
+    (spec(), 20, 10, 5, True, Method.HARD_NEGATIVES, LEARNABILITY, "wait trainer"),
 ]
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from superbatch import __version__
-from superbatch.cli import datasets, jobs, models, submit, watch
+from superbatch.cli import datasets, jobs, models, plan, submit, watch
 from superbatch.cli.client import HttpService
 from superbatch.cli.connection import Connection, add_connection_options, find_connection
 from superbatch.cli.errors import CommandError, Exit, NoService
@@ -22,6 +22,7 @@ DESCRIPTION = """Superbatch selects the batches that a contrastive model learns 
 commands of the client:
     datasets add | list     register the shards to curate
     models add | list       register a reference or a learner
+    plan                    what a curated run will cost, and when it pays; needs no service
     submit                  submit a job from a spec or from flags
     watch JOB               follow a job: phase, shards, batches, filter ratio, staleness
     jobs list               list jobs
@@ -52,6 +53,8 @@ def run(
         if arguments and not arguments[0].startswith("-") and arguments[0] not in CLIENT_COMMANDS:
             return find_plugin(arguments[0], installed)(list(arguments[1:]))
         options = build_parser().parse_args(arguments)
+        if options.command in LOCAL_COMMANDS:
+            return int(options.run_alone(options))
         with connect(find_connection(options, environment)) as service:
             return int(options.run(options, service))
     except BrokenPipeError:
@@ -87,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     submit.add_parsers(
         commands.add_parser("submit", parents=[connection], description=submit.HELP, formatter_class=RAW)
     )
+    plan.add_parsers(commands.add_parser("plan", description=plan.HELP, formatter_class=RAW))
     for name, run in JOB_COMMANDS.items():
         command = commands.add_parser(name, parents=[connection], description=run.__doc__)
         command.add_argument("job", metavar="JOB", help="id of the job")
@@ -95,7 +99,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 JOB_COMMANDS = {"watch": watch.watch, "cancel": jobs.cancel, "retry": jobs.retry, "events": jobs.events}
-CLIENT_COMMANDS = frozenset({"datasets", "models", "jobs", "submit", *JOB_COMMANDS})
+LOCAL_COMMANDS = frozenset({"plan"})
+"""Commands that need no service."""
+CLIENT_COMMANDS = frozenset({"datasets", "models", "jobs", "submit", *LOCAL_COMMANDS, *JOB_COMMANDS})
 
 
 def _description() -> str:

@@ -17,6 +17,7 @@ SERVER_COMMANDS = {
     "serve": "run the service: API, supervisor and dashboard",
     "demo": "the main job from end to end, on sample data",
     "dashboard": "print a fresh address of the dashboard",
+    "preview": "what N and f would do to your own data, on a sample",
 }
 """Commands of superbatch-server and what they do, for --help; they run only where it is installed."""
 

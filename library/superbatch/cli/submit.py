@@ -34,6 +34,12 @@ FIELD_OF_FLAG = {
     "method": "selection.method",
     "gain": "selection.gain",
     "sampling": "selection.sampling",
+    "loss": "selection.loss",
+    "first_round": "selection.first_round",
+    "probe_size": "selection.probe_size",
+    "repetition_cap": "selection.repetition_cap",
+    "max_cosine": "selection.max_cosine",
+    "precision": "selection.precision",
     "block_rows": "draw.block_rows",
     "max_staleness": "refresh.max_staleness",
     "on_stale": "refresh.on_stale",
@@ -60,9 +66,15 @@ def add_parsers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--filter-ratio", type=float, metavar="F", help="share thrown away, in [0, 1)")
     parser.add_argument("-N", "--rounds", type=int, metavar="N", help="rounds of a joint selection")
     parser.add_argument("--criterion", choices=("learnability", "easy_reference", "hard_learner"))
-    parser.add_argument("--method", choices=("joint", "independent", "uniform"))
+    parser.add_argument("--method", choices=("joint", "independent", "uniform", "hard_negatives"))
     parser.add_argument("--gain", type=float, help="inverse temperature of the score")
     parser.add_argument("--sampling", choices=("gumbel", "top_k"))
+    parser.add_argument("--loss", choices=("sigmoid", "softmax"), help="loss of both models")
+    parser.add_argument("--first-round", choices=("probe", "diagonal"), help="softmax: what scores the first chosen")
+    parser.add_argument("--probe-size", type=int, metavar="ROWS", help="softmax: candidates in the probe")
+    parser.add_argument("--repetition-cap", type=int, metavar="TIMES", help="how often an example may be chosen")
+    parser.add_argument("--max-cosine", type=float, metavar="C", help="keeps rows as near as this apart, in (0, 1]")
+    parser.add_argument("--precision", choices=("native", "bf16"), help="of the products that select")
     parser.add_argument("--num-batches", type=int, metavar="K", help="length of the job")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--block-rows", type=int, metavar="ROWS", help="consecutive rows drawn together")

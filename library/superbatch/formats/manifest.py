@@ -36,6 +36,8 @@ class Policy:
     b: rows of every batch. B: size of the largest super-batch; the sizes that were used stand in the segments.
     N: rounds of a joint selection. variants: what the column `variant` indexes, 0 = full; may be empty.
     slice_rule: how a batch is divided over ranks; "contiguous" = superbatch.formats.slices.
+    loss, precision, first_round, probe_size, repetition_cap, max_cosine: as in the job spec; None, and not written,
+        where the job has none or the service that took it did not know them.
     """
 
     method: str | JsonObject
@@ -46,9 +48,23 @@ class Policy:
     N: int
     variants: tuple[Variant, ...] = ()
     slice_rule: str = SLICE_RULE
+    loss: str | None = None
+    precision: str | None = None
+    first_round: str | None = None
+    probe_size: int | None = None
+    repetition_cap: int | None = None
+    max_cosine: float | None = None
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the policy as a JSON object."""
+        later: dict[str, JsonValue] = {
+            "loss": self.loss,
+            "precision": self.precision,
+            "first_round": self.first_round,
+            "probe_size": self.probe_size,
+            "repetition_cap": self.repetition_cap,
+            "max_cosine": self.max_cosine,
+        }
         return {
             "method": self.method,
             "criterion": self.criterion,
@@ -58,6 +74,7 @@ class Policy:
             "N": self.N,
             "variants": [variant.to_json() for variant in self.variants],
             "slice_rule": self.slice_rule,
+            **{name: value for name, value in later.items() if value is not None},
         }
 
 
@@ -191,6 +208,12 @@ def _policy_from(fields: JsonFields) -> Policy:
             for variant in fields.objects("variants")
         ),
         slice_rule=fields.text("slice_rule"),
+        loss=fields.optional_text("loss"),
+        precision=fields.optional_text("precision"),
+        first_round=fields.optional_text("first_round"),
+        probe_size=fields.optional_integer("probe_size"),
+        repetition_cap=fields.optional_integer("repetition_cap"),
+        max_cosine=None if fields.is_null("max_cosine") else fields.number("max_cosine"),
     )
 
 

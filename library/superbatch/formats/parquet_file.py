@@ -101,6 +101,15 @@ class ParquetSource:
                 f"row group {group} must be readable; {error} ({self.where}). Fetch the file again."
             ) from error
 
+    def read_column(self, name: str) -> pa.ChunkedArray:
+        """Return one known column of all row groups."""
+        try:
+            return self._file.read(columns=[name]).column(name)
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise CorruptFile(
+                f"column {name} must be readable; {error} ({self.where}). Fetch the file again."
+            ) from error
+
     def _check(self, file_kind: str, arrow_schema: pa.Schema) -> None:
         if self.text(FILE_KIND_KEY) != file_kind:
             raise CorruptFile(f"the file must be a {file_kind}; got a {self.text(FILE_KIND_KEY)} ({self.where}).")

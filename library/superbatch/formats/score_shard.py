@@ -19,10 +19,10 @@ SCORE_SHARD_SCHEMA = pa.schema(
         pa.field("batch_seq", pa.int64(), nullable=False),  # the batch that was selected from this super-batch
         pa.field("dataset_index", pa.int64(), nullable=False),
         pa.field("uid", pa.binary(UID_BYTES), nullable=False),
-        pa.field("loss_learner", pa.float32()),  # diagonal loss of the candidate; null without that model
+        pa.field("loss_learner", pa.float32()),  # before any is chosen: alone (sigmoid) or against the probe (softmax)
         pa.field("loss_reference", pa.float32()),
         pa.field("score", pa.float32()),  # s_i without noise, in the round of its choice or else in the last one
-        pa.field("perturbed_score", pa.float32()),  # the same with noise
+        pa.field("perturbed_score", pa.float32()),  # the same with noise; -inf = excluded by a rule
         pa.field("round", pa.int16(), nullable=False),  # from 1; NOT_CHOSEN = -1
     ]
 )

@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from superbatch.selection.candidates import Candidates, DualEmbeddings
     from superbatch.selection.criteria import criterion_weights
     from superbatch.selection.dispatch import select
-    from superbatch.selection.errors import InvalidEmbeddings, InvalidSelection, TooFewCandidates
-    from superbatch.selection.losses import diagonal_loss, own_conditional_loss, set_loss
+    from superbatch.selection.errors import InvalidEmbeddings, InvalidSelection, PeerFailed, TooFewCandidates
+    from superbatch.selection.losses import diagonal_loss, own_conditional_loss, probe_loss, set_loss
+    from superbatch.selection.mapped import map_embeddings, map_tower
+    from superbatch.selection.methods.softmax import probe_index
     from superbatch.selection.noise import GumbelNoise, gumbel
     from superbatch.selection.schedule import ScheduledParameters, SelectionSchedule
+    from superbatch.selection.sharded import ShardedSelection, select_sharded
     from superbatch.selection.slots import slot_permutation
     from superbatch.selection.spec import Selection, SelectionSpec
+    from superbatch.selection.tower_files import write_tower
+    from superbatch.selection.trace import gibbs_trace
 
 __all__ = [
     "Candidates",
@@ -28,30 +33,44 @@ __all__ = [
     "GumbelNoise",
     "InvalidEmbeddings",
     "InvalidSelection",
+    "PeerFailed",
     "ScheduledParameters",
     "Selection",
     "SelectionSchedule",
     "SelectionSpec",
+    "ShardedSelection",
     "TooFewCandidates",
     "criterion_weights",
     "diagonal_loss",
+    "gibbs_trace",
     "gumbel",
+    "map_embeddings",
+    "map_tower",
     "own_conditional_loss",
+    "probe_index",
+    "probe_loss",
     "select",
+    "select_sharded",
     "set_loss",
     "slot_permutation",
+    "write_tower",
 ]
 
 _MODULES = {
     "candidates": ("Candidates", "DualEmbeddings"),
     "criteria": ("criterion_weights",),
     "dispatch": ("select",),
-    "errors": ("InvalidEmbeddings", "InvalidSelection", "TooFewCandidates"),
-    "losses": ("diagonal_loss", "own_conditional_loss", "set_loss"),
+    "errors": ("InvalidEmbeddings", "InvalidSelection", "PeerFailed", "TooFewCandidates"),
+    "losses": ("diagonal_loss", "own_conditional_loss", "probe_loss", "set_loss"),
+    "mapped": ("map_embeddings", "map_tower"),
+    "methods.softmax": ("probe_index",),
     "noise": ("GumbelNoise", "gumbel"),
     "schedule": ("ScheduledParameters", "SelectionSchedule"),
+    "sharded": ("ShardedSelection", "select_sharded"),
     "slots": ("slot_permutation",),
     "spec": ("Selection", "SelectionSpec"),
+    "tower_files": ("write_tower",),
+    "trace": ("gibbs_trace",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

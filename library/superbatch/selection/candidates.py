@@ -53,8 +53,9 @@ class Candidates:
     `uid` is the content identity and `dataset_index` tells equal contents apart; together they are distinct. Either
     model may be None where the criterion does not use it. `prior` is added to the log weight with which a candidate
     is drawn: 0 changes nothing, log 2 doubles its odds, -inf means never. `eligible` is False for rows never to choose.
-    `content` is what may be in a batch once; None = the uid. `times_chosen` counts how often a row was chosen before,
-    for a spec with a repetition cap; None = never.
+    `content` is what may be in a batch once; None = the uid. Of rows of one uid and content, which have one noise and
+    should have one embedding, only that with the largest prior, then the smallest dataset_index, may be chosen.
+    `times_chosen` counts how often a row was chosen before, for a spec with a repetition cap; None = never.
     """
 
     uid: UInt8[np.ndarray, "B 16"]

@@ -7,40 +7,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from superbatch.formats.schedule import super_batch_size
 from superbatch.selection.candidates import Candidates, DualEmbeddings, at_least_float32
 from superbatch.selection.errors import InvalidEmbeddings, InvalidSelection, TooFewCandidates
+from superbatch.selection.exclusions import Copies, count_by_rule, num_superfluous, repeated
 from superbatch.selection.methods.peers import Peers
 from superbatch.selection.methods.problem import ScoredModel
-from superbatch.selection.spec import SelectionSpec
+from superbatch.selection.spec import SelectionSpec, is_real
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE_ON_GPU = 65_536  # a block costs twenty launches and two waits: smaller ones would cost more than the pass
 
 UNIT_NORM_TOLERANCE = 2e-3
 """Embeddings are stored in fp16; this is what their length may be off by."""
 
 
-def check_candidates(
-    candidates: Candidates, spec: SelectionSpec, models: Sequence[tuple[str, float, DualEmbeddings]], *, peers: Peers
-) -> None:
-    """Raise unless b of the candidates can be selected under these models; no embedding is read yet.
+def check_candidates(candidates: Candidates, models: Sequence[tuple[str, float, DualEmbeddings]]) -> None:
+    """Raise unless the fields of the candidates fit together; no embedding is read yet.
 
     Args:
         candidates: the super-batch.
-        spec: b and the exclusions are read.
         models: (name, weight, embeddings) of each model that the selection reads; others are not looked at.
-        peers: hold the other candidates, which count too.
     Raises:
         InvalidSelection: fields of another length or type, one row twice, a prior that is NaN or +inf.
         InvalidEmbeddings: shapes, types or devices that do not fit, a bad scale or bias.
-        TooFewCandidates: fewer than b are left.
     """
     _check_fields(candidates)
     for name, _, model in models:
@@ -49,7 +47,34 @@ def check_candidates(
     devices = {str(model.image.device) for _, _, model in models}
     if len(devices) > 1:
         raise InvalidEmbeddings(f"both models must be on one device; got {sorted(devices)}. Move one of them.")
-    _check_enough(candidates, spec, peers=peers)
+    _check_distinct(candidates, device=models[0][2].image.device if models else torch.device("cpu"))
+
+
+def check_enough(candidates: Candidates, spec: SelectionSpec, copies: Copies | None, *, peers: Peers) -> None:
+    """Raise unless there are as many candidates as f says, and b that may be in one batch.
+
+    What rules exclude from the start is counted, and of each content all candidates but one. Near-duplicates are not
+    known yet.
+    Args:
+        candidates: let through by `check_candidates`.
+        spec: b, f and the repetition cap are read.
+        copies: of `find_copies`.
+        peers: hold the other candidates, which count too.
+    Raises:
+        InvalidSelection: a number of candidates that contradicts b and f.
+        TooFewCandidates: fewer than b are left.
+    """
+    num_candidates = peers.total(len(candidates))
+    if spec.f is not None and num_candidates != super_batch_size(spec.b, spec.f):
+        raise InvalidSelection(
+            f"b = {spec.b} at f = {spec.f} needs B = {super_batch_size(spec.b, spec.f)} candidates; got "
+            f"{num_candidates} (selection.f). Bring that many, or leave f out."
+        )
+    counts, left_B = count_by_rule(candidates.exclusions(spec), len(candidates), peers=peers)
+    if copies is not None:
+        counts["content"] = num_superfluous(copies, left_B, peers=peers)
+    if num_candidates - sum(counts.values()) < spec.b:
+        raise TooFewCandidates(b=spec.b, num_candidates=num_candidates, counts=counts)
 
 
 def checked_model(name: str, weight: float, model: DualEmbeddings, candidates: Candidates) -> ScoredModel:
@@ -60,8 +85,9 @@ def checked_model(name: str, weight: float, model: DualEmbeddings, candidates: C
     Cost: one pass over the embeddings, by blocks; memory O(B).
     """
     cosine_B = torch.empty(len(model), dtype=torch.float64, device=model.image.device)
-    for start in range(0, len(model), _ROWS_AT_ONCE):
-        stop = min(start + _ROWS_AT_ONCE, len(model))
+    rows_at_once = _ROWS_AT_ONCE if cosine_B.device.type == "cpu" else _ROWS_AT_ONCE_ON_GPU
+    for start in range(0, len(model), rows_at_once):
+        stop = min(start + rows_at_once, len(model))
         image_CD, text_CD = (at_least_float32(tower[start:stop]) for tower in (model.image, model.text))
         for tower, tower_CD in (("image", image_CD), ("text", text_CD)):
             _check_unit_rows(tower_CD, where=f"{name}, {tower} tower", first_row=start, candidates=candidates)
@@ -80,9 +106,9 @@ def _check_fields(candidates: Candidates) -> None:
         ("times_chosen", candidates.times_chosen, "i8", (B,)),
     )
     for name, field, dtype, shape in wanted:
-        if field is not None and (field.dtype != np.dtype(dtype) or field.shape != shape):
+        if field is not None and not _is_array(field, np.dtype(dtype), shape):
             raise InvalidSelection(
-                f"{name} must be {np.dtype(dtype)} {list(shape)}; got {field.dtype} {list(field.shape)} (candidates)."
+                f"{name} must be a numpy array, {np.dtype(dtype)} {list(shape)}; got {_described(field)} (candidates)."
             )
     if candidates.prior is not None:
         bad_B = np.isnan(candidates.prior) | np.isposinf(candidates.prior)
@@ -92,15 +118,29 @@ def _check_fields(candidates: Candidates) -> None:
                 f"a prior must be finite, or -inf for never; got {candidates.prior[row]} "
                 f"(row {row}, dataset_index {candidates.dataset_index[row]}). Use 0 for no preference."
             )
-    _check_distinct(candidates)
+    if candidates.times_chosen is not None and (candidates.times_chosen < 0).any():
+        row = int(candidates.times_chosen.argmin())
+        raise InvalidSelection(
+            f"times_chosen must be at least 0; got {candidates.times_chosen[row]} "
+            f"(row {row}, dataset_index {candidates.dataset_index[row]}). Count how often the row was chosen."
+        )
 
 
-def _check_distinct(candidates: Candidates) -> None:
+def _is_array(field: object, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+    return isinstance(field, np.ndarray) and field.dtype == dtype and field.shape == shape
+
+
+def _described(field: object) -> str:
+    if isinstance(field, np.ndarray | torch.Tensor):
+        return f"{type(field).__name__} {field.dtype} {list(field.shape)}"
+    return type(field).__name__
+
+
+def _check_distinct(candidates: Candidates, *, device: torch.device) -> None:
     index_B = candidates.dataset_index
-    order_B = np.argsort(index_B, kind="stable")
-    same = np.flatnonzero(index_B[order_B[1:]] == index_B[order_B[:-1]])
-    if same.size:
-        first, second = sorted(int(row) for row in order_B[same[0] : same[0] + 2])
+    twice = repeated(index_B, device=device)
+    if twice.size:
+        first, second = np.flatnonzero(index_B == twice[0])[:2]
         raise InvalidSelection(
             f"a row may be a candidate once; got dataset_index {index_B[first]} twice (rows {first} and {second}). "
             "Draw each row once per super-batch."
@@ -109,6 +149,11 @@ def _check_distinct(candidates: Candidates) -> None:
 
 def _check_shapes(model: DualEmbeddings, *, name: str, num_candidates: int) -> None:
     image, text = model.image, model.text
+    if not (isinstance(image, torch.Tensor) and isinstance(text, torch.Tensor)):
+        raise InvalidEmbeddings(
+            f"both towers must be torch tensors; got image {_described(image)}, text {_described(text)} ({name}). "
+            "Use torch.from_numpy."
+        )
     if image.ndim != 2 or image.shape != text.shape or len(image) != num_candidates:
         raise InvalidEmbeddings(
             f"both towers must be [B, D] with B = {num_candidates}; got image {list(image.shape)}, text "
@@ -132,12 +177,13 @@ def _check_logits(model: DualEmbeddings, *, name: str, num_candidates: int) -> N
     # 2B logits of at most 1.005 t + |bias| are added up in this type.
     dtype = torch.float64 if model.image.dtype == torch.float64 else torch.float32
     largest_logit = torch.finfo(dtype).max / (4 * num_candidates + 1)
-    if not (math.isfinite(model.logit_scale) and 0 < 2 * model.logit_scale < largest_logit):
+    scale, bias = model.logit_scale, model.logit_bias
+    if not (is_real(scale) and math.isfinite(scale) and 0 < 2 * scale < largest_logit):
         raise InvalidEmbeddings(
-            f"logit_scale must be finite and above 0; got {model.logit_scale} ({name}). Give t itself, not log t."
+            f"logit_scale must be finite and above 0; got {scale!r} ({name}). Give t itself as a float, not log t."
         )
-    if not abs(2 * model.logit_bias) < largest_logit:
-        raise InvalidEmbeddings(f"logit_bias must be finite; got {model.logit_bias} ({name}). SigLIP starts at -10.")
+    if not (is_real(bias) and abs(2 * bias) < largest_logit):
+        raise InvalidEmbeddings(f"logit_bias must be finite; got {bias!r} ({name}). SigLIP starts at -10.0.")
 
 
 def _check_unit_rows(tower_CD: Tensor, *, where: str, first_row: int, candidates: Candidates) -> None:
@@ -158,13 +204,3 @@ def _check_unit_rows(tower_CD: Tensor, *, where: str, first_row: int, candidates
         f"embeddings must have length 1 within {UNIT_NORM_TOLERANCE}; got {float(norm_C[bad]):.6f} ({place}). "
         "Divide each row by its norm."
     )
-
-
-def _check_enough(candidates: Candidates, spec: SelectionSpec, *, peers: Peers) -> None:
-    counts: dict[str, int] = {}
-    left_B = np.ones(len(candidates), dtype=bool)
-    for rule, mask_B in candidates.exclusions(spec).items():
-        counts[rule] = peers.total(int((left_B & mask_B).sum()))
-        left_B &= ~mask_B
-    if peers.total(int(left_B.sum())) < spec.b:
-        raise TooFewCandidates(b=spec.b, num_candidates=peers.total(len(candidates)), counts=counts)

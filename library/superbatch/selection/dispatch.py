@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
 from superbatch.selection.candidates import Candidates, DualEmbeddings
-from superbatch.selection.checks import check_candidates, checked_model
+from superbatch.selection.checks import check_candidates, check_enough, checked_model
 from superbatch.selection.criteria import criterion_weights
 from superbatch.selection.errors import InvalidSelection
+from superbatch.selection.exclusions import find_copies
+from superbatch.selection.methods.full_matrix import check_full_matrix
+from superbatch.selection.methods.gibbs import select_gibbs
+from superbatch.selection.methods.greedy import select_greedy
+from superbatch.selection.methods.hard_negatives import select_hard_negatives
 from superbatch.selection.methods.independent import select_independent
 from superbatch.selection.methods.joint import select_joint
 from superbatch.selection.methods.peers import OneProcess, Peers
@@ -23,6 +29,9 @@ METHODS: dict[str, Callable[[Problem], Selection]] = {
     "joint": select_joint,
     "independent": select_independent,
     "uniform": select_uniform,
+    "greedy": select_greedy,
+    "hard_negatives": select_hard_negatives,
+    "gibbs": select_gibbs,
 }
 
 
@@ -47,22 +56,39 @@ def select(candidates: Candidates, spec: SelectionSpec, *, noise: NoiseSource | 
 
 def select_among(candidates: Candidates, spec: SelectionSpec, *, noise: NoiseSource | None, peers: Peers) -> Selection:
     """Return what `select` does for this process's part of the candidates; `peers` hold the others."""
+    with opened_problem(candidates, spec, noise=noise, peers=peers) as problem:
+        return METHODS[spec.method](problem)
+
+
+@contextmanager
+def opened_problem(
+    candidates: Candidates, spec: SelectionSpec, *, noise: NoiseSource | None, peers: Peers
+) -> Iterator[Problem]:
+    """Yield what a method is given, having refused all that can be refused before any work."""
     used = used_models(candidates, spec)
-    check_candidates(candidates, spec, used, peers=peers)
-    models = [checked_model(name, weight, model, candidates) for name, weight, model in used]
+    check_candidates(candidates, used)
+    check_full_matrix(spec, peers.total(len(candidates)), peers=peers)
     device = used[0][2].image.device if used else torch.device("cpu")
+    copies = find_copies(candidates, spec, peers=peers, device=device)
+    check_enough(candidates, spec, copies, peers=peers)
+    models = [checked_model(name, weight, model, candidates) for name, weight, model in used]
     with open_engine(len(candidates), device=device, compute_dtype=_compute_dtype(used, spec)) as engine:
-        problem = Problem(
+        yield Problem(
             candidates=candidates,
             spec=spec,
             models=[model for model in models if model.weight != 0.0],
-            near=candidates.reference or candidates.learner if spec.max_cosine is not None else None,
+            near=None if spec.max_cosine is None else _near_model(candidates),
+            copies=copies,
             engine=engine,
             peers=peers,
-            noise=noise or GumbelNoise(spec.seed, spec.seq, uids=candidates.uid, device=device),
+            noise=_brought_to(device, noise or GumbelNoise(spec.seed, spec.seq, uids=candidates.uid, device=device)),
             device=device,
         )
-        return METHODS[spec.method](problem)
+
+
+def _brought_to(device: torch.device, noise: NoiseSource) -> NoiseSource:
+    """Return the same noise on the device, wherever it was made ahead."""
+    return lambda round_index: noise(round_index).to(device)
 
 
 def used_models(candidates: Candidates, spec: SelectionSpec) -> list[tuple[str, float, DualEmbeddings]]:
@@ -93,6 +119,11 @@ def used_models(candidates: Candidates, spec: SelectionSpec) -> list[tuple[str, 
             raise InvalidSelection("max_cosine needs embeddings of a model; got None. Encode them, or drop max_cosine.")
     named = ((name, weights[name], model) for name, model in given.items() if model is not None)
     return [(name, weight, model) for name, weight, model in named if weight != 0.0 or name == near]
+
+
+def _near_model(candidates: Candidates) -> DualEmbeddings | None:
+    """Return the model that says what is a near-duplicate; it may hold no rows, where other processes hold them all."""
+    return candidates.learner if candidates.reference is None else candidates.reference
 
 
 def _compute_dtype(used: list[tuple[str, float, DualEmbeddings]], spec: SelectionSpec) -> torch.dtype:

@@ -1,9 +1,11 @@
-"""What a selection refuses, always before any work.
+"""What a selection refuses, always before any work; and how it ends where another process fails.
 
-InvalidInput (superbatch.formats.errors)
-├── InvalidSelection     parameters that are out of range or contradict each other
-├── InvalidEmbeddings    embeddings that are not finite, not of unit length, or of shapes that do not fit
-└── TooFewCandidates     exclusions leave fewer than b
+SuperbatchError (superbatch.formats.errors)
+├── InvalidInput
+│   ├── InvalidSelection     parameters that are out of range or contradict each other
+│   ├── InvalidEmbeddings    embeddings that are not finite, not of unit length, or of shapes that do not fit
+│   └── TooFewCandidates     exclusions leave fewer than b
+└── PeerFailed               another process of a sharded selection failed or went away
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from superbatch.formats.errors import InvalidInput
+from superbatch.formats.errors import InvalidInput, SuperbatchError
 
 
 class InvalidSelection(InvalidInput):
@@ -46,6 +48,12 @@ class TooFewCandidates(InvalidInput):
     def __reduce__(self) -> tuple[object, ...]:
         """Keep the keyword arguments when the error crosses a process boundary."""
         return (_rebuild, (self.b, self.num_candidates, self.counts))
+
+
+class PeerFailed(SuperbatchError):
+    """Another process of a sharded selection failed, went away or did not answer within the group's time-out."""
+
+    code: ClassVar[str] = "peer_failed"
 
 
 def _rebuild(b: int, num_candidates: int, counts: Mapping[str, int]) -> TooFewCandidates:

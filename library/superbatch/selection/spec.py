@@ -46,6 +46,9 @@ class SelectionSpec:
     `precision`: `native` = products in the embeddings' own type, float32 at least; `bf16` = factors rounded to
     bfloat16, sums kept in float32. `num_iterations` bounds a Gibbs sampling; it stops earlier when its batch no longer
     improves.
+
+    `f`, where it is given, is the share of the candidates thrown away: there must then be exactly
+    `superbatch.formats.schedule.super_batch_size(b, f)` of them. None = as many as there are.
     """
 
     method: Method
@@ -65,12 +68,13 @@ class SelectionSpec:
     max_cosine: float | None = None
     precision: Precision = "native"
     num_iterations: int = 2000
+    f: float | None = None
 
     def __post_init__(self) -> None:
-        criterion_weights(self.criterion, weights=self.weights)
         for name, rule, holds in _RULES:
             if not holds(self):
                 raise InvalidSelection(f"{rule}; got {getattr(self, name)!r} (selection.{name}, b = {self.b}).")
+        criterion_weights(self.criterion, weights=self.weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,41 +85,81 @@ class Selection:
     chosen, counted from 1, -1 = not chosen; `score`, s_i without noise or prior in that round (not chosen: in the
     last round); `perturbed`, what was compared there: gain * s_i + prior + noise, -inf where the candidate was
     excluded, or was like a row already in the batch.
+
+    Where the candidates are split over processes, `chosen_index` are those of this process, and `chosen_place` is where
+    each of them stands in the whole batch; None = the whole batch is here.
     """
 
     chosen_index: Int[np.ndarray, " b"]
     round: Int[np.ndarray, " B"]
     score: Float[np.ndarray, " B"]
     perturbed: Float[np.ndarray, " B"]
+    chosen_place: Int[np.ndarray, " b"] | None = None
 
 
-def _one_of(name: str, names: object) -> tuple[str, str, Callable[[SelectionSpec], bool]]:
+_Rule = tuple[str, str, Callable[[SelectionSpec], bool]]
+
+
+def _one_of(name: str, names: object) -> _Rule:
     allowed = get_args(names)
-    return name, f"{name} must be one of {', '.join(allowed)}", lambda s: getattr(s, name) in allowed
+    return name, f"{name} must be one of {', '.join(allowed)}", lambda s: _is_among(getattr(s, name), allowed)
 
 
-_RULES: tuple[tuple[str, str, Callable[[SelectionSpec], bool]], ...] = (
+def _is_among(value: object, allowed: tuple[object, ...]) -> bool:
+    return isinstance(value, str) and value in allowed
+
+
+def _is_whole(value: object) -> bool:
+    """True and numpy's integers are refused too: neither has the bytes of which the noise is made."""
+    return type(value) is int
+
+
+def is_real(value: object) -> bool:
+    """Return whether the value is a plain number; True is none, and NaN is one."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# Rules of one field come in order: those of its type first. Comparisons with NaN are false.
+_RULES: tuple[_Rule, ...] = (
     _one_of("method", Method),
+    _one_of("criterion", Criterion),
     _one_of("loss", Loss),
     _one_of("sampling", Sampling),
     _one_of("first_round", FirstRound),
     _one_of("softmax_score", SoftmaxScore),
     _one_of("precision", Precision),
-    ("b", "b must be at least 1; ask for one row or more", lambda s: s.b >= 1),
-    ("num_chunks", "N must be in [1, b]; lower N or raise b", lambda s: 1 <= s.num_chunks <= s.b),
-    ("gain", "gain must be in [0, 1e6]; use 1 for the paper's", lambda s: 0 <= s.gain <= 1e6),
-    ("seed", "seed must fit in 64 bits without sign", lambda s: 0 <= s.seed < 2**64),
-    ("seq", "seq must fit in 64 bits without sign; it counts from 0", lambda s: 0 <= s.seq < 2**64),
-    ("probe_size", "probe_size must be at least 1, or None for b", lambda s: s.probe_size is None or s.probe_size >= 1),
+    ("b", "b must be at least 1, an int; ask for one row or more", lambda s: _is_whole(s.b) and s.b >= 1),
+    (
+        "num_chunks",
+        "N must be in [1, b], an int; lower N or raise b",
+        lambda s: _is_whole(s.num_chunks) and 1 <= s.num_chunks <= s.b,
+    ),
+    ("gain", "gain must be in [0, 1e6]; use 1 for the paper's", lambda s: is_real(s.gain) and 0 <= s.gain <= 1e6),
+    (
+        "weights",
+        "weights must be two numbers; the criterion gives the signs, use (1, 1) for the plain difference",
+        lambda s: isinstance(s.weights, tuple | list) and len(s.weights) == 2 and all(map(is_real, s.weights)),
+    ),
+    ("seed", "seed must fit in 64 bits without sign, an int", lambda s: _is_whole(s.seed) and 0 <= s.seed < 2**64),
+    (
+        "seq",
+        "seq must fit in 64 bits without sign, an int; it counts from 0",
+        lambda s: _is_whole(s.seq) and 0 <= s.seq < 2**64,
+    ),
+    (
+        "probe_size",
+        "probe_size must be at least 1, an int, or None for b",
+        lambda s: s.probe_size is None or (_is_whole(s.probe_size) and s.probe_size >= 1),
+    ),
     (
         "repetition_cap",
-        "repetition_cap must be at least 1, or None for no cap",
-        lambda s: s.repetition_cap is None or s.repetition_cap >= 1,
+        "repetition_cap must be at least 1, an int, or None for no cap",
+        lambda s: s.repetition_cap is None or (_is_whole(s.repetition_cap) and s.repetition_cap >= 1),
     ),
     (
         "max_cosine",
         "max_cosine must be in (0, 1], or None; 0.95 keeps all but near-copies",
-        lambda s: s.max_cosine is None or 0 < s.max_cosine <= 1,
+        lambda s: s.max_cosine is None or (is_real(s.max_cosine) and 0 < s.max_cosine <= 1),
     ),
     (
         "max_cosine",
@@ -124,7 +168,12 @@ _RULES: tuple[tuple[str, str, Callable[[SelectionSpec], bool]], ...] = (
     ),
     (
         "num_iterations",
-        "num_iterations must be at least 1; the paper needed about 2000",
-        lambda s: s.num_iterations >= 1,
+        "num_iterations must be in [1, 1e6], an int; the paper needed about 2000",
+        lambda s: _is_whole(s.num_iterations) and 1 <= s.num_iterations <= 10**6,
+    ),
+    (
+        "f",
+        "f must be in [0, 1), or None; 0.8 keeps one in five",
+        lambda s: s.f is None or (is_real(s.f) and 0 <= s.f < 1),
     ),
 )

@@ -15,7 +15,7 @@ from superbatch.formats.manifest import Manifest, NumericsProfile, Policy
 from superbatch.formats.schedule import largest_super_batch, parse_schedule
 from superbatch.formats.segments import Segment
 from superbatch_server.schemas.errors import BehindRetention, NotFound, OtherHistory, SeqBeyondLog
-from superbatch_server.schemas.jobs import CurateSpec, JobState, Method
+from superbatch_server.schemas.jobs import CurateSpec, JobState
 from superbatch_server.service.catalog.queue import job_row
 from superbatch_server.service.catalog.segments import segment_of
 from superbatch_server.service.catalog.tables import datasets, jobs, models, segments
@@ -146,11 +146,17 @@ def _policy(spec: CurateSpec) -> Policy:
     f = parse_schedule(written["f"])
     return Policy(
         method=written["method"],
-        criterion=None if spec.methods() == {Method.UNIFORM} else written["criterion"],
+        criterion=written["criterion"] if spec.selection.criteria() else None,
         b=spec.selection.b,
         B=largest_super_batch(spec.selection.b, f, spec.num_batches),
         f=written["f"],
         N=spec.selection.N,
+        loss=spec.selection.loss,
+        precision=spec.selection.precision,
+        first_round=spec.selection.first_round if spec.selection.loss == "softmax" else None,
+        probe_size=spec.selection.probe_size,
+        repetition_cap=spec.selection.repetition_cap,
+        max_cosine=spec.selection.max_cosine,
     )
 
 

@@ -44,6 +44,7 @@ def job_stats(connection: Connection, job_id: str, *, num_segments: int = DEFAUL
         loaded=total.candidates,
         trained=total.selected,
         dropped=total.dropped,
+        capped=total.capped,
         filter_ratio=filter_ratio(total),
         rows=connection.execute(dataset_rows).scalar_one(),
         eligible=pool.eligible if pool else None,
@@ -82,6 +83,7 @@ def source_stats(counts: dict[str, SourceCounts], pool: PoolReport | None) -> di
             candidates=count.candidates,
             selected=count.selected,
             dropped=count.dropped,
+            capped=count.capped,
             filter_ratio=filter_ratio(count),
             pool_share=pool_share,
             kept_share=kept_share,
@@ -110,6 +112,7 @@ def _sum(counts: Iterable[SourceCounts]) -> SourceCounts:
         candidates=sum(count.candidates for count in listed),
         selected=sum(count.selected for count in listed),
         dropped=sum(count.dropped for count in listed),
+        capped=sum(count.capped for count in listed),
     )
 
 

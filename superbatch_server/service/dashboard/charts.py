@@ -6,7 +6,8 @@ import math
 from array import array
 from dataclasses import dataclass
 
-from superbatch_server.schemas.jobs import Criterion, CurateSpec, Method
+from superbatch_server.schemas.jobs import CurateSpec
+from superbatch_server.schemas.selection import Criterion, Method
 from superbatch_server.service.dashboard.history import History
 from superbatch_server.service.dashboard.plot import Plot, Series, plot
 
@@ -35,7 +36,7 @@ def _score(history: History, spec: CurateSpec) -> Chart | None:
     The score of a stand-in is another quantity (easy_reference is a loss, learnability a difference of two), so the two
     do not belong on one axis.
     """
-    if spec.methods() == {Method.UNIFORM}:
+    if spec.selection.methods() == {Method.UNIFORM}:
         return None
     other = [pair for pair in history.rule_ranges() if pair[1] in STAND_INS and pair[1] != spec.selection.criterion]
     hidden = [seqs for seqs, _ in other]
@@ -71,7 +72,7 @@ def _without(column: array[float], hidden: list[range]) -> array[float]:
 
 
 def _criterion_word(spec: CurateSpec) -> str:
-    criterion = spec.selection.criterion
+    criterion = spec.selection.criterion if spec.selection.criteria() else None
     return criterion.value.replace("_", " ") if isinstance(criterion, Criterion) else "score"
 
 

@@ -73,6 +73,7 @@ def figures(facts: Facts) -> list[Figure]:
         Figure("Loaded", f"{total.candidates:,}", "candidates drawn"),
         _trained_figure(facts, b),
         _eligible_figure(facts),
+        *(_cap_figure(facts) if facts.job.spec.selection.repetition_cap is not None else ()),
         *(_refresh_figures(facts) if facts.job.spec.pushes else ()),
         _speed_figure(facts.history),
     ]
@@ -112,6 +113,12 @@ def _eligible_figure(facts: Facts) -> Figure:
     rows = facts.dataset.rows
     of_rows = "" if rows is None else f"of {rows:,} rows"
     return Figure("Eligible", f"{facts.pool.eligible:,}" if facts.pool else "–", of_rows)
+
+
+def _cap_figure(facts: Facts) -> tuple[Figure]:
+    total = facts.history.total
+    share = f"{total.capped / total.candidates:.1%}" if total.candidates else "–"
+    return (Figure("At the cap", share, f"of the candidates; {facts.job.spec.selection.repetition_cap:,} allowed"),)
 
 
 def _refresh_figures(facts: Facts) -> tuple[Figure, Figure]:

@@ -98,6 +98,7 @@ def sum_counts(counts: Iterable[SourceCounts]) -> SourceCounts:
         candidates=sum(count.candidates for count in listed),
         selected=sum(count.selected for count in listed),
         dropped=sum(count.dropped for count in listed),
+        capped=sum(count.capped for count in listed),
     )
 
 

@@ -7,23 +7,16 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select
 
 from superbatch_server.schemas.datasets import Dataset
-from superbatch_server.schemas.jobs import Criterion, CurateSpec, Job, Method
+from superbatch_server.schemas.jobs import Job
 from superbatch_server.schemas.models import Model
 from superbatch_server.service.catalog.datasets import list_datasets
 from superbatch_server.service.catalog.jobs import list_jobs
 from superbatch_server.service.catalog.models import list_models
 from superbatch_server.service.catalog.pages import PageQuery
 from superbatch_server.service.catalog.tables import datasets, jobs, models
+from superbatch_server.service.dashboard.selection_words import Selection, selection_of
 
 SHOWN = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """A selection in a few words: joint learnability; f 0.8, b 128."""
-
-    how: str
-    sizes: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +49,3 @@ def read_home_page(connection: Connection) -> HomePage:
         connection.execute(select(func.count()).select_from(table)).scalar_one() for table in (jobs, datasets, models)
     ]
     return HomePage(lines, list_datasets(connection, newest)[0], list_models(connection, newest)[0], *counts)
-
-
-def selection_of(spec: CurateSpec) -> Selection:
-    """Return what a job selects by; "scheduled" stands for whatever changes over seq."""
-    selection = spec.selection
-    words = [selection.method.value if isinstance(selection.method, Method) else "scheduled method"]
-    if spec.methods() != {Method.UNIFORM}:
-        criterion = selection.criterion
-        words.append(criterion.value.replace("_", " ") if isinstance(criterion, Criterion) else "scheduled criterion")
-    f = f"{selection.f:g}" if isinstance(selection.f, float) else "scheduled"
-    return Selection(how=" ".join(words), sizes=f"f {f}, b {selection.b:,}")

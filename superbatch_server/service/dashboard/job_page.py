@@ -20,6 +20,7 @@ from superbatch_server.service.dashboard.attempts import AttemptLine, list_attem
 from superbatch_server.service.dashboard.charts import Chart, charts
 from superbatch_server.service.dashboard.figures import Facts, Figure, Track, figures, status_note, tracks
 from superbatch_server.service.dashboard.history import HistoryCache
+from superbatch_server.service.dashboard.selection_words import selection_of
 from superbatch_server.service.dashboard.sources import Reason, Source, by_reason, by_source
 
 SHOWN_CHECKPOINTS = 8
@@ -94,6 +95,7 @@ def read_job_page(connection: Connection, job_id: str, histories: HistoryCache) 
         attempts=list_attempts(connection, job_id, limit=SHOWN_ATTEMPTS),
         events=newest_events(connection, job_id, limit=SHOWN_EVENTS),
         record=[
+            ("Selection", _selection_text(job)),
             ("Data set", f"{dataset.id}  {dataset.fingerprint or ''}"),
             ("History", job.history_id),
             ("Log digest", row["log_digest"]),
@@ -115,6 +117,12 @@ def problem(job: Job) -> Problem | None:
         remedy=remedy if job.next_seq else "Nothing is published yet. When the cause is mended:",
         command=f"superbatch retry {job.id}",
     )
+
+
+def _selection_text(job: Job) -> str:
+    selection = selection_of(job.spec)
+    said = [selection.how, f"{selection.sizes}, N {job.spec.selection.N:,}", selection.limits]
+    return "; ".join(part for part in said if part)
 
 
 def _profile_text(numerics: str | None) -> str:

@@ -33,7 +33,16 @@ def test_a_new_log_is_empty_and_open(world: World) -> None:
     assert manifest.policy.method == "uniform"
     assert manifest.policy.criterion is None
     assert (manifest.policy.b, manifest.policy.B, manifest.policy.f) == (4, 8, 0.5)
+    assert (manifest.policy.loss, manifest.policy.precision, manifest.policy.first_round) == ("sigmoid", "native", None)
     assert (manifest.reference_digest, manifest.eligible_digest, manifest.numerics_profile) == (None, None, None)
+
+
+def test_the_policy_says_what_loss_and_limits_the_selection_has(world: World) -> None:
+    limits = {"loss": "softmax", "probe_size": 3, "repetition_cap": 2, "max_cosine": 0.9, "precision": "bf16"}
+    policy = poll(world, world.submit(world.spec(selection=limits, reference=world.model()))).policy
+    assert {name: getattr(policy, name) for name in limits} == limits
+    assert policy.first_round == "probe"
+    assert policy.criterion is None
 
 
 def test_published_segments_are_listed_from_a_cursor_on(world: World) -> None:

@@ -64,6 +64,16 @@ def test_a_large_super_batch_has_blocks_of_256(world: World) -> None:
         ({"gain": -1}, "selection.gain"),
         ({"gain": "NaN"}, "selection.gain"),
         ({"method": "magic"}, "selection.method"),
+        ({"method": "gibbs"}, "selection.method"),
+        ({"method": "greedy"}, "selection.method"),
+        ({"loss": "hinge"}, "selection.loss"),
+        ({"precision": "fp8"}, "selection.precision"),
+        ({"repetition_cap": 0}, "selection.repetition_cap"),
+        ({"max_cosine": 0}, "selection.max_cosine"),
+        ({"max_cosine": 1.01}, "selection.max_cosine"),
+        ({"loss": "softmax", "probe_size": 0}, "selection.probe_size"),
+        ({"probe_size": 4}, "belong to loss softmax"),
+        ({"max_cosine": 0.9}, "max_cosine needs a model"),
         ({"chunks": 3}, "selection.chunks is no field"),
     ],
 )
@@ -99,6 +109,38 @@ def test_a_super_batch_larger_than_the_data_set(world: World) -> None:
     later = {"b": 20, "f": {"points": [[0, 0.0], [10, 0.9]], "between": "linear"}}
     refused(world, world.spec(selection=later), "super_batch_too_large", "B = 200")
     answered(world.client.post("/v1/jobs", json=world.spec(selection=later, num_batches=5)), 202)
+
+
+def test_a_cap_that_forbids_the_last_batches(world: World) -> None:
+    selection = {"method": "uniform", "b": 20, "N": 1, "f": 0.5, "repetition_cap": 2}  # 100 rows
+    refused(
+        world,
+        world.spec(selection=selection, num_batches=11),
+        "repetition_cap_too_low",
+        "11 * 20 = 220 and 2 * 100 = 200",
+        "Raise repetition_cap to 3, or lower num_batches to 10",
+    )
+    job = world.post("/v1/jobs", world.spec(selection=selection, num_batches=10))
+    assert job["spec"]["selection"]["repetition_cap"] == 2
+
+
+@pytest.mark.parametrize(
+    ("num_batches", "f", "told"),
+    [
+        (6, 0.5, False),  # before batch 5, 100 examples: no more than 0.5 * 2 * 100
+        (7, 0.5, True),
+        (7, {"points": [[0, 0.5], [6, 0.8]]}, False),
+        (7, {"points": [[0, 0.8], [3, 0.0]]}, True),  # a whole super-batch must be below the cap
+        (9, {"points": [[0, 0.5], [8, 0.8]]}, True),  # just before f rises
+    ],
+)
+def test_a_cap_that_may_leave_too_few_is_an_event_of_the_job(
+    world: World, num_batches: int, f: object, told: bool
+) -> None:
+    selection = {"method": "uniform", "b": 20, "N": 1, "f": f, "repetition_cap": 2}
+    job = world.post("/v1/jobs", world.spec(selection=selection, num_batches=num_batches))
+    events = world.get(f"/v1/jobs/{job['id']}/events")["events"]
+    assert ("repetition_cap_tight" in [event["kind"] for event in events]) == told
 
 
 def test_a_data_set_that_is_not_ready(world: World) -> None:
@@ -147,9 +189,13 @@ def test_a_schedule_is_replayed_only_where_it_fits(world: World) -> None:
     spec = world.spec(dataset=dataset, **replaying(recorded, num_batches=4))
     refused(world, spec | {"num_batches": 5}, "replay_mismatch", "got 5, recorded are 4")
     refused(world, spec | {"dataset": world.dataset(rows=(40,))}, "replay_mismatch", "same dataset")
-    refused(world, spec | {"selection": spec["selection"] | {"b": 5}}, "replay_mismatch", "same b", "got 5")
+    refused(world, spec | {"selection": spec["selection"] | {"b": 5}}, "replay_mismatch", "same selection.b", "got 5")
     refused(world, spec | {"draw": {"block_rows": 2}}, "replay_mismatch", "block_rows", "recorded with 3")
     refused(world, spec | {"refresh": {"replay": "job_0000000000000000"}}, "replay_mismatch", "must exist")
+    softmax = spec | {"selection": spec["selection"] | {"loss": "softmax"}}
+    refused(world, softmax, "replay_mismatch", "same selection.loss", "got softmax, recorded with sigmoid")
+    refused(world, spec | {"seed": 1}, "replay_mismatch", "same seed", "got 1, recorded with 0")
+    refused(world, spec | {"reference": world.model()}, "replay_mismatch", "same reference")
     job = world.post("/v1/jobs", spec)
     assert job["spec"]["draw"]["block_rows"] == 3
 

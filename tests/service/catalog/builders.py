@@ -14,7 +14,8 @@ from sqlalchemy import Connection, Engine, insert, select, update
 
 from superbatch_server.schemas.attempts import CacheEntry, ScheduleRow, SegmentCommit, SegmentStats, WalkPosition
 from superbatch_server.schemas.datasets import DatasetManifest, DatasetState, ShardRef
-from superbatch_server.schemas.jobs import CurateSpec, DrawSpec, Method, SelectionSpec
+from superbatch_server.schemas.jobs import CurateSpec, DrawSpec
+from superbatch_server.schemas.selection import Method, SelectionSpec
 from superbatch_server.schemas.trainers import CheckpointState
 from superbatch_server.service.catalog.attempts import record_schedule
 from superbatch_server.service.catalog.claims import Claim, claim

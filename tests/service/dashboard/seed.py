@@ -6,6 +6,7 @@ import hashlib
 import math
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, update
 
@@ -64,7 +65,7 @@ def seed(engine: Engine) -> Made:
         return Made(_jobs(connection))
 
 
-def spec(*, name: str = "curate emoji", num_batches: int = 400, method: str = "joint") -> CurateSpec:
+def spec(*, name: str = "curate emoji", num_batches: int = 400, method: str = "joint", **selection: Any) -> CurateSpec:
     curated = method != "uniform"
     return CurateSpec.model_validate(
         {
@@ -72,7 +73,7 @@ def spec(*, name: str = "curate emoji", num_batches: int = 400, method: str = "j
             "dataset": DATASET,
             "reference": REFERENCE if curated else None,
             "learner": {"model": LEARNER, "updates": "pushed"} if curated else None,
-            "selection": {"b": B_ROWS, "f": 0.8, "N": 16, "method": method},
+            "selection": {"b": B_ROWS, "f": 0.8, "N": 16, "method": method, **selection},
             "draw": {"block_rows": 40},
             "refresh": {"max_staleness": 60},
             "num_batches": num_batches,
@@ -146,7 +147,8 @@ def _jobs(connection: Connection) -> dict[str, str]:
         )
     ):
         name = {"hostile": HOSTILE, "uniform": "uniform, same pool"}.get(what, f"curate emoji, {what}")
-        job_spec = spec(name=name, method="uniform" if what == "uniform" else "joint")
+        rules = {"loss": "softmax", "repetition_cap": 3, "max_cosine": 0.95} if what == "done" else {}
+        job_spec = spec(name=name, method="uniform" if what == "uniform" else "joint", **rules)
         job_id = made[what] = f"job_{i:016x}"
         submit_job(connection, job_spec, job_id=job_id)
         set_job(

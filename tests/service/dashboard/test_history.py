@@ -61,7 +61,7 @@ def test_jobs_without_a_batch_have_an_empty_history(engine: Engine, made: Made) 
 def test_bars_of_lift_are_symmetric_in_doublings() -> None:
     def offset(lift: float | None) -> float:
         stats = SourceStats(
-            rows=1, eligible=1, quarantined=0, filtered=0, candidates=1, selected=1, dropped=0,
+            rows=1, eligible=1, quarantined=0, filtered=0, candidates=1, selected=1, dropped=0, capped=0,
             filter_ratio=0.0, pool_share=1.0, kept_share=1.0, lift=lift,
         )  # fmt: skip
         return by_source({"s": stats})[0].lift_offset

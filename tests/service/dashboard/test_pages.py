@@ -125,6 +125,17 @@ def test_a_uniform_job_has_no_scores_to_draw(client: TestClient, made: Made) -> 
     assert "<figure" not in client.get(f"/jobs/{made.jobs['uniform']}").text
 
 
+def test_a_job_says_how_it_selects_and_how_much_is_at_its_cap(client: TestClient, made: Made) -> None:
+    html = client.get(f"/jobs/{made.jobs['done']}").text
+    assert "joint learnability, softmax loss; f 0.8, b 128, N 16; at most 3 times, cosine below 0.95" in html
+    assert "At the cap" in html
+    assert "of the candidates; 3 allowed" in html
+    assert "At the cap" not in client.get(f"/jobs/{made.jobs['running']}").text
+    home = client.get("/").text
+    assert "joint learnability, sigmoid loss" in home
+    assert "f 0.8, b 128, at most 3 times, cosine below 0.95" in home
+
+
 def test_a_waiting_job_says_for_whom(client: TestClient, made: Made) -> None:
     assert "trainer has trained more: it is 41 behind" in client.get(f"/jobs/{made.jobs['waiting']}").text
 

@@ -13,10 +13,11 @@ from superbatch.cli import jobs
 from superbatch.cli.errors import CommandError, Exit
 from superbatch.cli.main import build_parser
 from superbatch.cli.progress import ProgressLine, bar
-from superbatch.cli.submit import build_spec, submit
+from superbatch.cli.submit import FIELD_OF_FLAG, build_spec, submit
 from superbatch.cli.text import duration, shown, table
 from superbatch.cli.watch import PATIENCE_S, watch_job
 from superbatch.formats.errors import ServiceUnreachable
+from superbatch_server.schemas.selection import SelectionSpec
 from tests.superbatch.cli.service import FakeService, Json, event, job, stats
 
 JOB = "job_00000000000000aa"
@@ -69,6 +70,28 @@ def test_flags_make_a_spec_and_leave_the_rest_to_the_service() -> None:
         "num_batches": 400,
         "seed": 7,
     }
+
+
+def test_every_parameter_of_a_selection_that_is_no_list_has_a_flag() -> None:
+    flags = "--method hard_negatives --loss softmax --first-round diagonal --probe-size 64 --repetition-cap 3"
+    more = "--max-cosine 0.95 --precision bf16 --gain 2 --sampling top_k -b 8 -f 0.5 -N 4 --criterion easy_reference"
+    assert spec_of(FakeService(), *f"{flags} {more}".split())["selection"] == {
+        "method": "hard_negatives",
+        "loss": "softmax",
+        "first_round": "diagonal",
+        "probe_size": 64,
+        "repetition_cap": 3,
+        "max_cosine": 0.95,
+        "precision": "bf16",
+        "gain": 2.0,
+        "sampling": "top_k",
+        "b": 8,
+        "f": 0.5,
+        "N": 4,
+        "criterion": "easy_reference",
+    }
+    in_schema = set(SelectionSpec.model_fields) - {"weights"}
+    assert {path.removeprefix("selection.") for path in FIELD_OF_FLAG.values() if "selection." in path} == in_schema
 
 
 def test_flags_replace_fields_of_a_spec(tmp_path: Path) -> None:

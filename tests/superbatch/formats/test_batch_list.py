@@ -18,6 +18,7 @@ from superbatch.formats.batch_list import (
     digest_of_rows,
     list_name,
     parse_list_name,
+    read_uids,
     write_batch_list,
 )
 from superbatch.formats.digests import batch_digest
@@ -193,6 +194,21 @@ def test_changed_rows_do_not_have_their_digest() -> None:
 def test_a_file_that_breaks_the_format_is_corrupt(change: dict[str, object], message: str) -> None:
     with pytest.raises(CorruptFile, match=message):
         BatchListReader(rewritten(LIST, **change)).read(0)  # type: ignore[arg-type]
+
+
+def test_the_uids_of_all_batches_are_read_at_once() -> None:
+    reader = BatchListReader(LIST)
+    by_batch = [uid for i in range(reader.num_batches) for uid in reader.read(i).column("uid").to_pylist()]
+    assert read_uids(LIST).to_pylist() == by_batch
+    assert reader.num_batches > 1
+
+
+def test_uids_on_a_damaged_page_are_our_own_error() -> None:
+    found = LIST.find(BatchListReader(LIST).read(1).column("uid")[0].as_py())
+    assert found > 0, "16 random bytes are stored as they are"
+    damaged = LIST[:found] + bytes(16) + LIST[found + 16 :]
+    with pytest.raises(CorruptFile, match="column uid must be readable"):
+        read_uids(damaged)
 
 
 def test_a_position_outside_the_list_is_refused() -> None:

@@ -65,6 +65,16 @@ def test_what_does_not_apply_is_null() -> None:
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
+def test_a_policy_of_an_older_service_lacks_what_it_did_not_know() -> None:
+    written = json.loads(canonical_json(a_manifest().to_json()))
+    later = ("loss", "precision", "first_round", "probe_size", "repetition_cap", "max_cosine")
+    for name in later:
+        del written["policy"][name]
+    manifest = Manifest.from_json(written)
+    assert [getattr(manifest.policy, name) for name in later] == [None] * 6
+    assert manifest.to_json() == written
+
+
 def test_unknown_keys_and_a_newer_minor_version_are_ignored() -> None:
     later = json.loads(canonical_json(a_manifest().to_json()))
     later["format_version"] = "1.9"
@@ -103,6 +113,8 @@ def test_an_unknown_major_version_is_refused(document: Any) -> None:
         ("policy.f", "high", "field f must be a finite number"),
         ("policy.method", 7, "field method must be a string"),
         ("policy.b", 0, "at least 1"),
+        ("policy.max_cosine", "near", "field max_cosine must be a finite number"),
+        ("policy.repetition_cap", 1.5, "field repetition_cap must be an integer"),
         ("policy", None, "a JSON object is needed; got None"),
         ("revoked.0.reason", MISSING, r"reason must be present; got none \(manifest, revoked\[0\]\)"),
     ],

@@ -22,8 +22,8 @@ def candidates() -> pa.Table:
             "loss_learner": [0.5, 1.5, None],
             "loss_reference": [0.25, 0.125, 4.0],
             "score": [0.25, 1.375, None],
-            "perturbed_score": [2.5, -1.0, None],
-            "round": [1, 2, NOT_CHOSEN],
+            "perturbed_score": [2.5, float("-inf"), None],  # excluded by a rule, not the same as not scored
+            "round": [1, NOT_CHOSEN, NOT_CHOSEN],
         },
         schema=SCORE_SHARD_SCHEMA,
     )

@@ -9,6 +9,7 @@ from torch import Tensor
 from superbatch.selection import Candidates, DualEmbeddings, GumbelNoise, SelectionSpec
 from superbatch.selection.checks import checked_model
 from superbatch.selection.dispatch import used_models
+from superbatch.selection.exclusions import find_copies
 from superbatch.selection.methods.peers import Drawn, OneProcess
 from superbatch.selection.methods.problem import Problem
 from superbatch.selection.pairs.cpu import CpuEngine
@@ -56,7 +57,9 @@ def candidates(
     )
 
 
-def clusters(seed: int, *, num_clusters: int = 32, per_cluster: int = 40, width: int = 64) -> Candidates:
+def clusters(
+    seed: int, *, num_clusters: int = 32, per_cluster: int = 40, width: int = 64, own_to_learner: float = 0.5
+) -> Candidates:
     """Rows of one cluster look alike to the learner and apart to the reference, at t = 100.
 
     Two rows of one cluster are thus learnable negatives of each other: a batch gains by holding whole clusters, which
@@ -74,7 +77,7 @@ def clusters(seed: int, *, num_clusters: int = 32, per_cluster: int = 40, width:
     return Candidates(
         uid=rng.integers(0, 256, (B, 16), dtype=np.uint8),
         dataset_index=np.arange(B, dtype=np.int64),
-        learner=seen(0.5),
+        learner=seen(own_to_learner),
         reference=seen(2.0),
     )
 
@@ -88,6 +91,8 @@ def permuted(those: Candidates, order: np.ndarray) -> Candidates:
         reference=None if those.reference is None else those.reference.take(order),
         prior=None if those.prior is None else those.prior[order],
         eligible=None if those.eligible is None else those.eligible[order],
+        content=None if those.content is None else those.content[order],
+        times_chosen=None if those.times_chosen is None else those.times_chosen[order],
     )
 
 
@@ -99,6 +104,7 @@ def problem(those: Candidates, spec: SelectionSpec) -> Problem:
         spec=spec,
         models=[model for model in models if model.weight != 0.0],
         near=those.reference if spec.max_cosine is not None else None,
+        copies=find_copies(those, spec, peers=OneProcess()),
         engine=CpuEngine(len(those), compute_dtype=torch.float64),
         peers=OneProcess(),
         noise=GumbelNoise(spec.seed, spec.seq, uids=those.uid),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -38,6 +39,142 @@ def criterion_matrix(candidates: Candidates, criterion: str, weights: tuple[floa
     return S_BB
 
 
+def softmax_logits(model: DualEmbeddings) -> np.ndarray:
+    """L_BB without bias, as in CLIP: row i is the image, column j the text."""
+    return np.asarray(model.logit_scale * model.image.double().numpy() @ model.text.double().numpy().T)
+
+
+def softmax_loss(logits_BB: np.ndarray, i: int, others: Sequence[int]) -> float:
+    """l_i in the set {i} + others; i counts once whether or not it is named again.
+
+    LSE_j(L_ij) - L_ii = log(1 + sum over j other than i of e^(L_ij - L_ii)), which keeps the digits of small losses.
+    """
+    own, rest = logits_BB[i, i], [j for j in others if j != i]
+    as_image = math.log1p(math.fsum(math.exp(logits_BB[i, j] - own) for j in rest))
+    as_text = math.log1p(math.fsum(math.exp(logits_BB[j, i] - own) for j in rest))
+    return (as_image + as_text) / 2
+
+
+def softmax_set_loss(logits_BB: np.ndarray, members: Sequence[int]) -> float:
+    return math.fsum(softmax_loss(logits_BB, i, members) for i in members)
+
+
+def weighted_logits(candidates: Candidates, spec: SelectionSpec) -> list[tuple[float, np.ndarray]]:
+    """(w, L_BB) of each model that counts."""
+    models = (candidates.learner, candidates.reference)
+    signed = zip(SIGNS[spec.criterion], spec.weights, models, strict=True)
+    return [(sign * weight, softmax_logits(model)) for sign, weight, model in signed if sign * weight]
+
+
+def softmax_criterion(candidates: Candidates, spec: SelectionSpec, members: Sequence[int]) -> float:
+    return math.fsum(w * softmax_set_loss(logits_BB, members) for w, logits_BB in weighted_logits(candidates, spec))
+
+
+def may_be_chosen(candidates: Candidates, i: int, *, repetition_cap: int | None = None) -> bool:
+    if candidates.eligible is not None and not candidates.eligible[i]:
+        return False
+    if repetition_cap is not None and candidates.times_chosen is not None:
+        return bool(candidates.times_chosen[i] < repetition_cap and may_be_chosen(candidates, i))
+    return candidates.prior is None or bool(candidates.prior[i] != -math.inf)
+
+
+def likeness(candidates: Candidates, spec: SelectionSpec) -> np.ndarray:
+    """Which pairs may not be in one batch: of one content, or images too near under the reference, else the learner."""
+    content = candidates.uid if candidates.content is None else candidates.content
+    bytes_B = [row.tobytes() for row in content]
+    like_BB = np.array([[one == other for other in bytes_B] for one in bytes_B])
+    near = candidates.reference or candidates.learner
+    if spec.max_cosine is not None and near is not None:
+        like_BB |= image_cosines(near) >= spec.max_cosine
+    return like_BB
+
+
+def is_behind(candidates: Candidates, spec: SelectionSpec, i: int) -> bool:
+    """Whether another row of the same uid and content goes before: a larger prior, then a smaller dataset_index."""
+    content = candidates.uid if candidates.content is None else candidates.content
+
+    def standing(k: int) -> tuple[float, int]:
+        prior = 0.0 if candidates.prior is None else float(candidates.prior[k])
+        allowed = may_be_chosen(candidates, k, repetition_cap=spec.repetition_cap)
+        return (-prior if allowed else math.inf, int(candidates.dataset_index[k]))
+
+    twins = [
+        k
+        for k in range(len(candidates))
+        if (candidates.uid[k] == candidates.uid[i]).all() and (content[k] == content[i]).all()
+    ]
+    return min(twins, key=standing) != i
+
+
+def image_cosines(model: DualEmbeddings) -> np.ndarray:
+    image_BD = model.image.double().numpy()
+    image_BD = image_BD / np.linalg.norm(image_BD, axis=1, keepdims=True)
+    return np.asarray(image_BD @ image_BD.T)
+
+
+def first_apart(ordered: Sequence[int], batch: Sequence[int], n: int, *, like_BB: np.ndarray) -> list[int]:
+    """The first n of the ordered, those skipped that are like one of the batch or an earlier one of them."""
+    new: list[int] = []
+    for i in ordered:
+        if len(new) < n and not any(like_BB[i, k] for k in [*batch, *new]):
+            new.append(i)
+    return new
+
+
+def probe(candidates: Candidates, spec: SelectionSpec) -> list[int]:
+    """The m with the largest round-0 noise among those that may be chosen."""
+    allowed = [i for i in range(len(candidates)) if may_be_chosen(candidates, i, repetition_cap=spec.repetition_cap)]
+    uids = [candidates.uid[i].tobytes() for i in range(len(candidates))]
+    noise = {i: gumbel(spec.seed, spec.seq, 0, uids[i]) for i in allowed}
+    return sorted(allowed, key=lambda i: (-noise[i], uids[i], candidates.dataset_index[i]))[: spec.probe_size or spec.b]
+
+
+Scorer = Callable[[int, list[int]], float]
+
+
+def scorer(candidates: Candidates, spec: SelectionSpec) -> Scorer:
+    """The score of i given the chosen."""
+    if spec.method == "uniform":
+        return lambda i, chosen: 0.0
+    if spec.method == "hard_negatives":
+        return nearest_scorer(candidates)
+    return softmax_scorer(candidates, spec) if spec.loss == "softmax" else sigmoid_scorer(candidates, spec)
+
+
+def sigmoid_scorer(candidates: Candidates, spec: SelectionSpec) -> Scorer:
+    S_BB = criterion_matrix(candidates, spec.criterion, spec.weights)
+    return lambda i, chosen: S_BB[i, i] + sum(S_BB[k, i] + S_BB[i, k] for k in chosen)
+
+
+def nearest_scorer(candidates: Candidates) -> Scorer:
+    assert candidates.reference is not None
+    logits_BB = softmax_logits(candidates.reference)
+    return lambda i, chosen: max((max(logits_BB[i, k], logits_BB[k, i]) for k in chosen), default=0.0)
+
+
+def softmax_scorer(candidates: Candidates, spec: SelectionSpec) -> Scorer:
+    models = weighted_logits(candidates, spec)
+    first_round = probe(candidates, spec)
+    is_marginal = spec.method == "greedy" or spec.softmax_score == "marginal"
+
+    def own_losses(i: int, others: list[int]) -> float:
+        return sum(w * softmax_loss(logits_BB, i, others) for w, logits_BB in models)
+
+    def score(i: int, chosen: list[int]) -> float:
+        if not chosen and spec.first_round == "diagonal":
+            return sum(w * -logits_BB[i, i] for w, logits_BB in models)
+        if not chosen:
+            return own_losses(i, first_round)
+        if not is_marginal:
+            return own_losses(i, chosen)
+        return sum(
+            w * (softmax_set_loss(logits_BB, [*chosen, i]) - softmax_set_loss(logits_BB, chosen))
+            for w, logits_BB in models
+        )
+
+    return score
+
+
 def mix(z: int) -> int:
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
@@ -63,43 +200,57 @@ def round_sizes(b: int, num_chunks: int) -> list[int]:
 
 
 def select(candidates: Candidates, spec: SelectionSpec) -> tuple[list[int], list[int], list[float], list[float]]:
-    """Return (chosen in order, round, score, perturbed) by full sums in each round, as Algorithm 1 is printed."""
+    """Return (chosen in order, round, score, perturbed) by full sums in each round, as Algorithm 1 is printed.
+
+    Exclusions by a walk down the round's order. Fewer than b are chosen where the walk runs out.
+    """
     B = len(candidates)
     uids = [candidates.uid[i].tobytes() for i in range(B)]
-    S_BB = np.zeros((B, B))
-    if spec.method != "uniform":
-        S_BB = criterion_matrix(candidates, spec.criterion, spec.weights)
+    score_given = scorer(candidates, spec)
+    like_BB = likeness(candidates, spec)
     never = [
-        (candidates.eligible is not None and not candidates.eligible[i])
-        or (candidates.prior is not None and candidates.prior[i] == -math.inf)
+        not may_be_chosen(candidates, i, repetition_cap=spec.repetition_cap) or is_behind(candidates, spec, i)
         for i in range(B)
     ]
     chosen, rounds, score, perturbed = [], [-1] * B, [0.0] * B, [0.0] * B
-    sizes = round_sizes(spec.b, spec.num_chunks) if spec.method == "joint" else [spec.b]
+    in_rounds = round_sizes(spec.b, spec.num_chunks)
+    sizes = {"joint": in_rounds, "hard_negatives": in_rounds, "greedy": [1] * spec.b}.get(spec.method, [spec.b])
     for r, n in enumerate(sizes, start=1):
         for i in range(B):
             if rounds[i] != -1:
                 continue
-            score[i] = S_BB[i, i] + sum(S_BB[k, i] + S_BB[i, k] for k in chosen)
-            noisy = spec.sampling == "gumbel" or spec.method == "uniform"
+            score[i] = score_given(i, chosen)
+            noisy = spec.method == "uniform" or (spec.sampling == "gumbel" and spec.method != "greedy")
+            noisy |= spec.method == "hard_negatives" and r == 1
             noise = gumbel(spec.seed, spec.seq, r, uids[i]) if noisy else 0.0
             prior = 0.0 if candidates.prior is None else candidates.prior[i]
             perturbed[i] = -math.inf if never[i] else spec.gain * score[i] + prior + noise
         free = [i for i in range(B) if rounds[i] == -1 and not never[i]]
-        new = sorted(free, key=lambda i: (-perturbed[i], uids[i], candidates.dataset_index[i]))[:n]
+        ordered = sorted(free, key=lambda i: (-perturbed[i], uids[i], candidates.dataset_index[i]))
+        new = first_apart(ordered, chosen, n, like_BB=like_BB)
         for i in new:
             rounds[i] = r
         chosen += new
+    for i in range(B):
+        if rounds[i] == -1 and like_BB[i, chosen].any():
+            perturbed[i] = -math.inf
     return chosen, rounds, score, perturbed
 
 
-def sequence_probabilities(log_weights: list[float], n: int) -> dict[tuple[int, ...], float]:
-    """The exact probability of each ordered draw of n without replacement, in proportion to exp(log_weights)."""
+def sequence_probabilities(
+    log_weights: list[float], n: int, *, like_BB: np.ndarray | None = None
+) -> dict[tuple[int, ...], float]:
+    """The exact probability of each ordered draw of n without replacement, in proportion to exp(log_weights).
+
+    None that is like one drawn before is drawn. Only sequences that are possible are named.
+    """
     found = {(): 1.0}
     for _ in range(n):
         longer = {}
         for drawn, p in found.items():
-            rest = [i for i in range(len(log_weights)) if i not in drawn]
+            rest = [i for i, weight in enumerate(log_weights) if weight > -math.inf and i not in drawn]
+            if like_BB is not None:
+                rest = [i for i in rest if not like_BB[i, list(drawn)].any()]
             total = sum(math.exp(log_weights[i]) for i in rest)
             for i in rest:
                 longer[(*drawn, i)] = p * math.exp(log_weights[i]) / total

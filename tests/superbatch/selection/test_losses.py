@@ -5,10 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superbatch.selection import Candidates, DualEmbeddings, diagonal_loss, own_conditional_loss, set_loss
+from superbatch.selection import (
+    Candidates,
+    DualEmbeddings,
+    diagonal_loss,
+    own_conditional_loss,
+    probe_loss,
+    set_loss,
+)
 from superbatch.selection.criteria import criterion_weights
 from superbatch.selection.errors import InvalidSelection
 from tests.superbatch.selection import made, plain
@@ -25,6 +32,80 @@ def test_two_orthogonal_pairs_by_hand() -> None:
     assert set_loss(two) == pytest.approx(2 * LOG_2 + 2 * NEGATIVE, rel=1e-7)
 
 
+# Three pairs at t = 5 log 2, so that e^L is 32 at cosine 1, 16 at 0.8, 8 at 0.6 and 1 at 0:
+#            text 0  text 1  text 2
+#   image 0      32       8       1
+#   image 1       1      16       8
+#   image 2       1       1      16
+THREE = DualEmbeddings(
+    image=torch.eye(3, dtype=torch.float64),
+    text=torch.tensor([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [0.0, 0.6, 0.8]], dtype=torch.float64),
+    logit_scale=5 * float(LOG_2),
+    logit_bias=-3.0,
+)
+LOSS_OF_THREE = [
+    (np.log(41 / 32) + np.log(34 / 32)) / 2,  # row 0 sums to 41, column 0 to 34
+    np.log(25 / 16),  # row 1 and column 1
+    (np.log(18 / 16) + np.log(25 / 16)) / 2,
+]
+
+
+def test_softmax_of_two_orthogonal_pairs_by_hand() -> None:
+    two = DualEmbeddings(torch.eye(2), torch.eye(2), float(np.log(3)), -10.0)  # each row: e^L of 3 and 1
+    np.testing.assert_allclose(own_conditional_loss(two, loss="softmax"), [0.28768207] * 2, rtol=1e-7)  # log(4/3)
+    assert set_loss(two, loss="softmax") == pytest.approx(0.57536414, rel=1e-7)
+    assert diagonal_loss(two, loss="softmax").tolist() == [0.0, 0.0]
+
+
+def test_softmax_of_three_pairs_by_hand() -> None:
+    np.testing.assert_allclose(own_conditional_loss(THREE, loss="softmax"), LOSS_OF_THREE, rtol=1e-12)
+    assert set_loss(THREE, loss="softmax") == pytest.approx(sum(LOSS_OF_THREE), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("probe", "expected"),
+    [
+        ([0, 1, 2], LOSS_OF_THREE),
+        # Pair 1 alone: for itself nothing is left; for pair 0, row 0 is 32 + 8 and column 0 is 32 + 1.
+        ([1], [(np.log(40 / 32) + np.log(33 / 32)) / 2, 0.0, (np.log(17 / 16) + np.log(24 / 16)) / 2]),
+        ([2, 0], [np.log(33 / 32), np.log(25 / 16), (np.log(17 / 16) + np.log(17 / 16)) / 2]),
+    ],
+)
+def test_loss_against_a_probe_by_hand(probe: list[int], expected: list[float]) -> None:
+    np.testing.assert_allclose(probe_loss(THREE, np.array(probe)), expected, rtol=1e-12, atol=1e-15)
+
+
+@settings(deadline=None)
+@given(
+    b=st.integers(1, 12), scale=st.floats(1, 200), seed=st.integers(0, 50), dtype=st.sampled_from(["f8", "f4", "f2"])
+)
+def test_softmax_losses_equal_torch_cross_entropy(*, b: int, scale: float, seed: int, dtype: str) -> None:
+    """In fp32 a logit of size t is off by t * 1e-6 at most, and a loss by twice that."""
+    rounded_to = {"f8": torch.float64, "f4": torch.float32, "f2": torch.float16}[dtype]
+    members = made.model(np.random.default_rng(seed), b, 4, scale=scale, dtype=rounded_to)
+    logits_bb = scale * members.image.double() @ members.text.double().T
+    own_b = torch.arange(b)
+    both = [torch.nn.functional.cross_entropy(rows_bb, own_b, reduction="none") for rows_bb in (logits_bb, logits_bb.T)]
+    tolerance = {"rtol": 1e-9, "atol": 1e-12} if dtype == "f8" else {"rtol": 1e-5, "atol": 2e-6 * scale}
+    np.testing.assert_allclose(own_conditional_loss(members, loss="softmax"), (both[0] + both[1]) / 2, **tolerance)
+    assert set_loss(members, loss="softmax") == pytest.approx(
+        float(both[0].sum() + both[1].sum()) / 2, rel=tolerance["rtol"], abs=b * tolerance["atol"]
+    )
+
+
+@settings(deadline=None)
+@given(bias=st.floats(-1e3, 1e3))
+def test_a_bias_changes_no_bit_of_a_softmax_loss(bias: float) -> None:
+    members = made.model(np.random.default_rng(0), 9, 4, dtype=torch.float32)
+    biased = replace(members, logit_bias=bias)
+    for loss_of in (
+        lambda model: own_conditional_loss(model, loss="softmax"),
+        lambda model: probe_loss(model, np.arange(3)),
+    ):
+        assert loss_of(members).numpy().tobytes() == loss_of(biased).numpy().tobytes()
+
+
+@settings(deadline=None)
 @given(b=st.integers(1, 12), scale=st.floats(1, 200), seed=st.integers(0, 50))
 def test_losses_equal_the_full_matrix(b: int, scale: float, seed: int) -> None:
     members = made.model(np.random.default_rng(seed), b, 4, scale=scale)
@@ -35,6 +116,17 @@ def test_losses_equal_the_full_matrix(b: int, scale: float, seed: int) -> None:
         others = [k for k in range(b) if k != i]
         without_i = P_bb[np.ix_(others, others)].sum()
         assert own_conditional_loss(members)[i] == pytest.approx(P_bb.sum() - without_i, rel=1e-9, abs=1e-12)
+
+
+def test_softmax_loss_is_right_across_the_edges_of_tiles() -> None:
+    members = made.model(np.random.default_rng(0), 1100, 3, scale=20.0)
+    logits_BB = 20.0 * members.image @ members.text.T
+    expected_B = (logits_BB.logsumexp(0) + logits_BB.logsumexp(1)) / 2 - logits_BB.diagonal()
+    np.testing.assert_allclose(own_conditional_loss(members, loss="softmax"), expected_B, rtol=1e-10, atol=1e-13)
+    probe = np.random.default_rng(1).permutation(1100)[:300]
+    for i in (0, 511, 512, int(probe[0]), int(probe[-1])):
+        expected = plain.softmax_loss(logits_BB.numpy(), i, probe.tolist())
+        assert probe_loss(members, probe)[i] == pytest.approx(expected, rel=1e-10, abs=1e-13)
 
 
 def test_own_loss_is_right_across_the_edges_of_tiles() -> None:
@@ -64,6 +156,9 @@ def test_losses_of_extreme_logits_are_finite_and_right() -> None:
     np.testing.assert_allclose(own_conditional_loss(wrong), [600.0, 600.0], rtol=1e-6)
     right = DualEmbeddings(apart, apart, 200.0, 0.0)
     assert 0 <= set_loss(right) < 1e-15
+    np.testing.assert_allclose(own_conditional_loss(wrong, loss="softmax"), [400.0, 400.0], rtol=1e-6)
+    np.testing.assert_allclose(own_conditional_loss(right, loss="softmax"), [np.exp(-400.0)] * 2, rtol=1e-3)
+    np.testing.assert_allclose(probe_loss(right, np.array([0])), [0.0, np.exp(-400.0)], rtol=1e-3)
 
 
 @pytest.mark.parametrize(

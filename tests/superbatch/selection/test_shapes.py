@@ -18,7 +18,7 @@ from superbatch.selection.pairs import tiles
 from tests.superbatch.selection import made
 
 NAMES = {name: getattr(jaxtyping, name) for name in ("Bool", "Float", "Float64", "Int", "UInt", "UInt8", "UInt64")}
-NAMES |= {"Tensor": torch.Tensor}
+NAMES |= {"Tensor": torch.Tensor, "np": np}
 
 UIDS = np.random.default_rng(0).integers(0, 256, (9, 16), dtype=np.uint8)
 INDEX = np.arange(9)
@@ -42,6 +42,8 @@ CALLS = [
     (draw.draw_largest, (torch.arange(9.0), 4), {"rank": torch.arange(9), "free": torch.arange(9) > 2}),
     (losses.diagonal_loss, (MODEL,), {}),
     (losses.own_conditional_loss, (MODEL,), {}),
+    (losses.own_conditional_loss, (MODEL,), {"loss": "softmax"}),
+    (losses.probe_loss, (MODEL, INDEX[:4]), {}),
     (tiles.softplus_sum, (torch.zeros(3, 5),), {"scratch": torch.zeros(3, 5)}),
 ]
 

@@ -50,6 +50,14 @@ class Peers(Protocol):
         """Return [count, ...], the values of all drawn in their order, from each process's own [m, ...]."""
         ...
 
+    def gather_all(self, values: Tensor) -> tuple[Tensor, int]:
+        """Return every process's [B, ...] one after the other, and where this process's own begin; B may differ."""
+        ...
+
+    def agreed(self, values: Tensor) -> Tensor:
+        """Return one process's values, where rounding might tell one process another answer than the next."""
+        ...
+
     def total(self, count: int) -> int:
         """Return the sum of every process's count."""
         ...
@@ -68,6 +76,14 @@ class OneProcess:
     def gather(self, values: Tensor, drawn: Drawn) -> Tensor:
         """Return the values, which are complete and in order."""
         del drawn
+        return values
+
+    def gather_all(self, values: Tensor) -> tuple[Tensor, int]:
+        """Return the values, which are complete."""
+        return values, 0
+
+    def agreed(self, values: Tensor) -> Tensor:
+        """Return the values."""
         return values
 
     def total(self, count: int) -> int:

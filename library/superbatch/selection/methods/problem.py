@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
 from superbatch.selection.candidates import Candidates, DualEmbeddings
+from superbatch.selection.exclusions import Copies
 from superbatch.selection.methods.peers import Drawn, Peers
 from superbatch.selection.noise import NoiseSource
 from superbatch.selection.pairs.engine import PairEngine
 from superbatch.selection.spec import SelectionSpec
 
 if TYPE_CHECKING:
-    import torch
     from jaxtyping import Float64
     from torch import Tensor
 
@@ -38,16 +41,25 @@ class ScoredModel:
 @dataclass(frozen=True, eq=False)
 class Problem:
     """One selection to make. `models` are those whose weight is not 0; `near` is the model whose image embeddings
-    say what is a near-duplicate, None where that is not asked for."""
+    say what is a near-duplicate, None where that is not asked for; `copies` say what is the same content, None where no
+    content is there twice."""
 
     candidates: Candidates
     spec: SelectionSpec
     models: Sequence[ScoredModel]
     near: DualEmbeddings | None
+    copies: Copies | None
     engine: PairEngine
     peers: Peers
     noise: NoiseSource
     device: torch.device
+
+    def log_prior(self) -> Float64[Tensor, " B"]:
+        """Return the log of the prior weights, -inf for those that can never come in, whatever is chosen."""
+        log_prior_B = self.candidates.log_prior(self.spec)
+        if self.copies is not None:
+            log_prior_B[self.copies.is_behind] = -np.inf
+        return torch.from_numpy(log_prior_B).to(self.device)
 
     def rows(self, embeddings: DualEmbeddings, drawn: Drawn) -> DualEmbeddings:
         """Return the [n, D] embeddings of all drawn, in their order, in the engine's type or better."""

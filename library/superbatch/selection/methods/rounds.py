@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import torch
 
 from superbatch.selection.errors import TooFewCandidates
-from superbatch.selection.methods.draw import identity_rank
+from superbatch.selection.exclusions import count_by_rule
+from superbatch.selection.methods.draw import identity_rank_on
 from superbatch.selection.methods.duplicates import Duplicates
 from superbatch.selection.methods.peers import Drawn
 from superbatch.selection.methods.problem import Problem
@@ -61,8 +61,8 @@ class Rounds:
         B = len(candidates)
         self._problem = problem
         self._duplicates = Duplicates(problem)
-        self._rank_B = torch.from_numpy(identity_rank(candidates.uid, candidates.dataset_index)).to(device)
-        self._log_prior_B = torch.from_numpy(candidates.log_prior(problem.spec)).to(device)
+        self._rank_B = identity_rank_on(device, candidates.uid, candidates.dataset_index)
+        self._log_prior_B = problem.log_prior()
         self._free_B = self._log_prior_B > -torch.inf
         self._round_B = torch.full((B,), -1, dtype=torch.int32, device=device)
         self._score_B = torch.zeros(B, dtype=torch.float64, device=device)
@@ -72,6 +72,10 @@ class Rounds:
     def draw(self, score: Float64[Tensor, " B"], n: int, *, with_noise: bool = True) -> Drawn:
         """Draw n of the free into the batch, with probability proportional to exp(gain * score + prior).
 
+        Args:
+            score: of every candidate; values of those not free are not read.
+            n: how many.
+            with_noise: False takes the n largest.
         Raises: TooFewCandidates, when all but fewer than n are in the batch, excluded or like a row of the batch.
         """
         spec = self._problem.spec
@@ -88,8 +92,8 @@ class Rounds:
             proposed = self._problem.peers.draw_largest(weight_B, wanted, rank=self._rank_B, free=self._free_B)
             if proposed.count < wanted:
                 raise self._too_few()
-            self._free_B[proposed.index] = False
             part = self._duplicates.accept(proposed)
+            self._free_B[part.index] = False
             for blocked_B in self._duplicates.blocked.values():
                 self._free_B &= ~blocked_B
             self._round_B[part.index] = round_index
@@ -101,23 +105,22 @@ class Rounds:
         """Return the batch as drawn so far."""
         excluded_B = ~self._free_B & (self._round_B == -1)
         chosen = _joined(self._chosen)
+        in_order = chosen.place.argsort()
+        is_whole = len(chosen.index) == chosen.count
         return Selection(
-            chosen_index=chosen.index[chosen.place.argsort()].numpy(force=True),
+            chosen_index=chosen.index[in_order].numpy(force=True),
             round=self._round_B.numpy(force=True),
             score=self._score_B.numpy(force=True),
             perturbed=self._perturbed_B.masked_fill(excluded_B, -torch.inf).numpy(force=True),
+            chosen_place=None if is_whole else chosen.place[in_order].numpy(force=True),
         )
 
     def _too_few(self) -> TooFewCandidates:
-        total, candidates = self._problem.peers.total, self._problem.candidates
-        counts: dict[str, int] = {}
-        left_B = np.ones(len(candidates), dtype=bool)
-        rules = candidates.exclusions(self._problem.spec)
-        rules |= {rule: mask_B.numpy(force=True) for rule, mask_B in self._duplicates.blocked.items()}
-        for rule, mask_B in rules.items():
-            counts[rule] = total(int((left_B & mask_B).sum()))
-            left_B &= ~mask_B
-        return TooFewCandidates(b=self._problem.spec.b, num_candidates=total(len(candidates)), counts=counts)
+        candidates, spec, peers = self._problem.candidates, self._problem.spec, self._problem.peers
+        masks = candidates.exclusions(spec)
+        masks |= {rule: blocked_B.numpy(force=True) for rule, blocked_B in self._duplicates.blocked.items()}
+        counts, _ = count_by_rule(masks, len(candidates), peers=peers)
+        return TooFewCandidates(b=spec.b, num_candidates=peers.total(len(candidates)), counts=counts)
 
 
 def draw_in_rounds(problem: Problem, *, running: RunningScore, sizes: Sequence[int]) -> Selection:

@@ -1,5 +1,9 @@
 """The engine of the CPU: products of cache-sized tiles, each reduced before the next; one thread per block of rows.
 
+With factors in bfloat16 a product is summed in float32, but torch hands it out rounded to bfloat16, since it has no
+other output of that product on a CPU: a logit L is off by up to |L| / 256 before its loss is taken. The bias
+is added before that rounding, so the logits that matter to the sigmoid loss, those near 0, keep their digits.
+
 Letters: B rows, D width, n rows that they are paired with; C rows of one block, K of the n in one tile. A tile has a
 row for each k and a column for each i, so a reduction runs over its rows.
 """
@@ -7,6 +11,7 @@ row for each k and a column for each i, so a reduction runs over its rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -15,6 +20,7 @@ import torch
 from superbatch.selection.chunks import chunk_sizes
 from superbatch.selection.pairs import tiles
 from superbatch.selection.pairs.block_threads import CHOSEN_BLOCK, BlockThreads, Workspace
+from superbatch.selection.pairs.converted import Converted
 from superbatch.selection.pairs.engine import EMPTY, How, PairReduction
 
 if TYPE_CHECKING:
@@ -38,7 +44,8 @@ class CpuEngine:
 
     def __init__(self, num_rows: int, *, compute_dtype: torch.dtype) -> None:
         self._compute_dtype = compute_dtype
-        self._threads = BlockThreads(num_rows, torch.device("cpu"))
+        self._threads = BlockThreads(num_rows)
+        self._converted = Converted()
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -57,54 +64,85 @@ class CpuEngine:
     def reduce(self, requests: Sequence[PairReduction]) -> list[Float64[Tensor, " B"]]:
         """Return one fp64 vector per request.
 
-        Cost: per request 2*B*n*D FLOPs; memory n*D, and two tiles per thread, whatever B and n.
+        Cost: per request 2*B*n*D FLOPs; memory n*D, three tiles per thread, whatever B and n, and what `Converted`
+        keeps.
         """
-        scaled = self._threads.on_one_core(lambda: [self._scaled(request) for request in requests])
+        blocked = self._threads.on_one_core(lambda: [self._blocked(request) for request in requests])
         totals = [torch.full((len(request.left),), EMPTY[request.how], dtype=torch.float64) for request in requests]
 
-        def reduce_block(start: int, stop: int, workspace: Workspace) -> None:
-            for request, right_nD, total_B in zip(requests, scaled, totals, strict=True):
-                left_CD = _block(request.left, start, stop, right_nD.dtype)
-                first = 0
-                for K in chunk_sizes(len(right_nD), -(-len(right_nD) // CHOSEN_BLOCK)):
-                    logits_KC, scratch_KC = _logits(left_CD, right_nD[first : first + K], workspace)
-                    logits_KC.add_(request.bias)
-                    if request.own is not None:
-                        _leave_out(logits_KC, request.own[first : first + K], start, stop)
-                    total_C = total_B[start:stop]
-                    _JOIN[request.how](total_C, _TILE[request.how](logits_KC, scratch=scratch_KC).double(), out=total_C)
-                    first += K
+        def reduce_block(part: int, start: int, stop: int, workspace: Workspace) -> None:
+            blocked[part].reduce(start, stop, workspace, out=totals[part][start:stop])
 
-        self._threads.for_each_block(reduce_block)
+        self._threads.for_each_block(reduce_block, num_parts=len(requests))
         return totals
 
-    def _scaled(self, request: PairReduction) -> Float[Tensor, "n D"]:
-        tile_dtype = _tile_dtype(self._compute_dtype)
-        scaled_nD = request.right.to(tile_dtype) * request.scale
-        return scaled_nD if request.exact else scaled_nD.to(self._compute_dtype)
+    def _blocked(self, request: PairReduction) -> _Blocked:
+        compute_dtype = _tile_dtype(self._compute_dtype) if request.exact else self._compute_dtype
+        unit = tiles.UNIT[request.how]
+        right_nD = request.right.to(_tile_dtype(compute_dtype)) * (request.scale / unit)
+        bias = request.bias / unit
+        early_bias = torch.full((1, 1), bias, dtype=compute_dtype)
+        return _Blocked(
+            left_BD=self._converted.tower(request.left, compute_dtype),
+            right_nD=right_nD.to(compute_dtype),
+            early_bias=early_bias,
+            late_bias=bias - early_bias.item() if compute_dtype == torch.bfloat16 else 0.0,
+            how=request.how,
+            own_n=request.own,
+        )
 
 
-def _logits(
-    left_CD: Float[Tensor, "C D"], right_KD: Float[Tensor, "K D"], workspace: Workspace
-) -> tuple[Tensor, Tensor]:
-    logits_KC, scratch_KC = workspace.tile(len(right_KD), len(left_CD), dtype=_tile_dtype(left_CD.dtype))
-    if left_CD.dtype == torch.bfloat16:
-        logits_KC.copy_(torch.mm(right_KD, left_CD.T))
-    else:
-        torch.mm(right_KD, left_CD.T, out=logits_KC)
-    return logits_KC, scratch_KC
+@dataclass(frozen=True, eq=False)
+class _Blocked:
+    """One reduction, its factors in the unit of its tiles.
+
+    `early_bias` is added within the product, `late_bias`, what rounding left of it, after.
+    """
+
+    left_BD: Float[Tensor, "B D"]
+    right_nD: Float[Tensor, "n D"]
+    early_bias: Float[Tensor, "1 1"]
+    late_bias: float
+    how: How
+    own_n: Int[Tensor, " n"] | None
+
+    def reduce(self, start: int, stop: int, workspace: Workspace, *, out: Float64[Tensor, " C"]) -> None:
+        """Write the reduction of rows [start, stop) into `out`, which holds what a reduction over no pair gives."""
+        left_CD = _aligned(self.left_BD[start:stop].to(self.right_nD.dtype))
+        n, first = self.right_nD.shape[0], 0
+        for K in chunk_sizes(n, -(-n // CHOSEN_BLOCK)):
+            logits_KC, scratch_KC = self._logits(left_CD, self.right_nD[first : first + K], workspace)
+            if self.own_n is not None:
+                _leave_out(logits_KC, self.own_n[first : first + K], start, stop)
+            tile_C = _TILE[self.how](logits_KC, scratch=scratch_KC)
+            if first == 0:
+                out.copy_(tile_C)
+            else:
+                _JOIN[self.how](out, tile_C.double(), out=out)
+            first += K
+
+    def _logits(
+        self, left_CD: Float[Tensor, "C D"], right_KD: Float[Tensor, "K D"], workspace: Workspace
+    ) -> tuple[Tensor, Tensor]:
+        tile_dtype = _tile_dtype(left_CD.dtype)
+        K, C = right_KD.shape[0], left_CD.shape[0]
+        logits_KC, scratch_KC, product_KC = workspace.tiles(K, C, tile_dtype, tile_dtype, left_CD.dtype)
+        if left_CD.dtype == tile_dtype:
+            torch.addmm(self.early_bias, right_KD, left_CD.T, out=logits_KC)
+        else:
+            logits_KC.copy_(torch.addmm(self.early_bias, right_KD, left_CD.T, out=product_KC))
+        return logits_KC if self.late_bias == 0.0 else logits_KC.add_(self.late_bias), scratch_KC
 
 
 def _tile_dtype(compute_dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if compute_dtype == torch.float64 else torch.float32
 
 
-def _block(left_BD: Tensor, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-    """Return rows [start, stop) in contiguous, cache-line-aligned memory, copied only where they are not.
+def _aligned(rows_CD: Tensor) -> Tensor:
+    """Return the rows in contiguous, cache-line-aligned memory, copied only where they are not.
 
     Equal input must give equal bits, and the libraries below promise that for aligned rows only.
     """
-    rows_CD = left_BD[start:stop].to(dtype)
     is_aligned = rows_CD.is_contiguous() and rows_CD.data_ptr() % 64 == 0
     return rows_CD if is_aligned else rows_CD.clone(memory_format=torch.contiguous_format)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from superbatch.selection.noise import gumbel
 from tests.superbatch.selection import made, plain
 
 SCORES_B = np.array([0.0, 1.0, -0.5, 2.0, 0.3, 0.8])
-NUM_DRAWS = 6000
+NUM_DRAWS = 3000
 
 
 class ChangedByTheFirst:
@@ -101,3 +102,51 @@ def test_uniform_chooses_each_pair_equally_often() -> None:
         got = select(candidates, SelectionSpec("uniform", "learnability", 2, 1, sampling="top_k", seed=1, seq=seq))
         counts[tuple(got.chosen_index.tolist())] += 1
     assert plain.chi_square_p(counts, plain.sequence_probabilities([0.0] * 6, 2)) > 1e-3
+
+
+def counts_of_draws(
+    candidates: made.Candidates, *, n: int, max_cosine: float | None = None
+) -> Counter[tuple[int, ...]]:
+    """Draws of n by SCORES_B, through the prior and the exclusions of the candidates."""
+    counts: Counter[tuple[int, ...]] = Counter()
+    for seq in range(2000):
+        spec = SelectionSpec("independent", "learnability", n, 1, max_cosine=max_cosine, seed=6, seq=seq)
+        got = draw_in_rounds(made.problem(candidates, spec), running=FixedScore(torch.from_numpy(SCORES_B)), sizes=[n])
+        counts[tuple(got.chosen_index.tolist())] += 1
+    return counts
+
+
+def test_priors_multiply_the_odds_and_minus_infinity_is_never() -> None:
+    prior_B = np.array([np.log(2.0), 0.0, -0.7, -np.inf, 1.1, 0.0])
+    exact = plain.sequence_probabilities((SCORES_B + prior_B).tolist(), 2)
+    assert len(exact) == 5 * 4
+    assert plain.chi_square_p(counts_of_draws(made.candidates(6, prior=prior_B), n=2), exact) > 1e-3
+
+
+def test_walking_past_what_is_like_a_member_draws_in_proportion_among_the_rest() -> None:
+    """Rows 0 and 3 are one content, rows 1 and 4 one image; all six have noise of their own."""
+    candidates = made.candidates(6)
+    assert candidates.reference is not None
+    content = candidates.uid.copy()
+    content[3] = content[0]
+    image_BD = candidates.reference.image.clone()
+    image_BD[4] = image_BD[1]
+    candidates = replace(candidates, content=content, reference=replace(candidates.reference, image=image_BD))
+    like_BB = np.eye(6, dtype=bool)
+    like_BB[[0, 3, 1, 4], [3, 0, 4, 1]] = True
+    exact = plain.sequence_probabilities(SCORES_B.tolist(), 3, like_BB=like_BB)
+    counts = counts_of_draws(candidates, n=3, max_cosine=0.99)
+    assert plain.chi_square_p(counts, exact) > 1e-3
+    as_if_drawn_first_and_thinned_after = plain.sequence_probabilities(SCORES_B.tolist(), 3)
+    kept = {drawn: p for drawn, p in as_if_drawn_first_and_thinned_after.items() if drawn in exact}
+    thinned = {drawn: p / sum(kept.values()) for drawn, p in kept.items()}
+    assert plain.chi_square_p(counts, thinned) < 1e-9
+
+
+def test_two_rows_of_one_uid_have_the_odds_of_one() -> None:
+    candidates = made.candidates(6)
+    uid = candidates.uid.copy()
+    uid[3] = uid[1]
+    behind = max(1, 3, key=lambda i: candidates.dataset_index[i])
+    exact = plain.sequence_probabilities(np.where(np.arange(6) == behind, -np.inf, SCORES_B).tolist(), 2)
+    assert plain.chi_square_p(counts_of_draws(replace(candidates, uid=uid), n=2), exact) > 1e-3
