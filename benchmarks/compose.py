@@ -21,13 +21,12 @@ from dataclasses import asdict, dataclass
 
 import torch
 from measured.made import made_candidates, towers
-from measured.products import blocked_products, num_flops, whole_products
+from measured.products import cut_products, num_flops, whole_products
 from measured.service import measure_service
 from measured.turns import time_in_turn
 
 from superbatch.selection import SelectionSpec, select
 from superbatch.selection.chunks import chunk_sizes
-from superbatch.selection.pairs.block_threads import BlockThreads
 
 Figures = dict[str, float | int | str | bool | None]
 
@@ -69,10 +68,10 @@ def measure_selection(size: Size) -> Figures:
     candidates = made_candidates(size.B, size.D)
     spec = SelectionSpec("joint", "learnability", size.b, size.N)
     factors, sizes = towers(candidates), chunk_sizes(size.b, size.N)[:-1]
-    with BlockThreads(size.B) as threads:
+    with cut_products(factors, sizes) as (cut_action,):
         actions = {
             "whole": whole_products(factors, sizes),
-            "cut": blocked_products(factors, sizes, threads=threads),
+            "cut": cut_action,
             "select": lambda: select(candidates, spec),
         }
         median_s = {name: taken.wall_s for name, taken in time_in_turn(actions, num_runs=size.num_runs).items()}

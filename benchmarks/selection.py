@@ -38,12 +38,11 @@ import torch
 from measured.full_matrix import as_printed, as_printed_in_torch, with_gathers
 from measured.made import made_candidates, towers
 from measured.peak import measure_peak
-from measured.products import blocked_products, num_flops, whole_products
+from measured.products import cut_products, num_flops, whole_products
 from measured.turns import time_in_turn
 
 from superbatch.selection import Candidates, SelectionSpec, select
 from superbatch.selection.chunks import chunk_sizes
-from superbatch.selection.pairs.block_threads import BlockThreads
 
 Figures = dict[str, object]
 
@@ -114,12 +113,13 @@ def measure_products(candidates: Candidates, size: Size, *, dtype: torch.dtype, 
     """Return selection and its products alone in one type, for both losses."""
     factors = [tower_BD.to(dtype) for tower_BD in towers(candidates)]
     sizes = chunk_sizes(size.b, size.N)[:-1]
-    with BlockThreads(size.B) as threads:
+    with_probe = [*sizes, size.b]
+    with cut_products(factors, sizes, with_probe) as cut_actions:
         actions: dict[str, Callable[[], object]] = {}
-        for loss, products in (("sigmoid", sizes), ("softmax", [*sizes, size.b])):
+        for loss, products, cut_action in zip(LOSSES, (sizes, with_probe), cut_actions, strict=True):
             actions[f"select_{loss}"] = joint(candidates, size, loss=loss, precision=precision)
             actions[f"products_whole_{loss}"] = whole_products(factors, products)
-            actions[f"products_cut_{loss}"] = blocked_products(factors, products, threads=threads)
+            actions[f"products_cut_{loss}"] = cut_action
         taken = time_in_turn(actions, num_runs=size.num_runs)
     figures: Figures = {f"{name}{suffix}_s": round(one.wall_s, 4) for name, one in taken.items()}
     fastest_s = {loss: min(taken[f"products_{way}_{loss}"].wall_s for way in ("whole", "cut")) for loss in LOSSES}

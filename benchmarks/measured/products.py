@@ -5,12 +5,15 @@ Letters: B candidates, D width, n drawn in one round, C rows of one block, K of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 
 from superbatch.selection.chunks import chunk_sizes
 from superbatch.selection.pairs.block_threads import CHOSEN_BLOCK, BlockThreads, Workspace
+from superbatch.selection.pairs.cpu import multiply
 
 
 def num_flops(towers: Sequence[torch.Tensor], sizes: Sequence[int]) -> int:
@@ -32,21 +35,23 @@ def whole_products(towers: Sequence[torch.Tensor], sizes: Sequence[int]) -> Call
     return multiply
 
 
-def blocked_products(
-    towers: Sequence[torch.Tensor], sizes: Sequence[int], *, threads: BlockThreads
-) -> Callable[[], None]:
-    """Return an action that does the same products, cut and spread over threads as the selection does it."""
+@contextmanager
+def cut_products(towers: Sequence[torch.Tensor], *lists_of_sizes: Sequence[int]) -> Iterator[list[Callable[[], None]]]:
+    """Give one action per list of sizes, which does its products cut and spread over threads as the selection does."""
+    none = torch.zeros(1, 1, dtype=towers[0].dtype)
+    with BlockThreads(len(towers[0])) as threads:
 
-    def multiply() -> None:
-        for n in sizes:
+        def multiply_all(sizes: Sequence[int]) -> None:
+            for n in sizes:
+                chunks = chunk_sizes(n, -(-n // CHOSEN_BLOCK))
 
-            def block(part: int, start: int, stop: int, workspace: Workspace, *, n: int = n) -> None:
-                tower_BD, first = towers[part], 0
-                for K in chunk_sizes(n, -(-n // CHOSEN_BLOCK)):
-                    product_KC = workspace.tiles(K, stop - start, tower_BD.dtype)[0]
-                    torch.mm(tower_BD[first : first + K], tower_BD[start:stop].T, out=product_KC)
-                    first += K
+                def block(part: int, start: int, stop: int, workspace: Workspace) -> None:
+                    tower_BD, first = towers[part], 0
+                    for K in chunks:  # noqa: B023
+                        product_KC = workspace.tiles(K, stop - start, tower_BD.dtype)[0]
+                        multiply(none, tower_BD[first : first + K], tower_BD[start:stop], out=product_KC)
+                        first += K
 
-            threads.for_each_block(block, num_parts=len(towers))
+                threads.for_each_block(block, num_parts=len(towers))
 
-    return multiply
+        yield [partial(multiply_all, sizes) for sizes in lists_of_sizes]

@@ -182,3 +182,12 @@ def test_an_unknown_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         command(["--embedings", "x"])
     assert end.value.code == Exit.USAGE
     assert "superbatch preview: every flag must be known" in capsys.readouterr().err
+
+
+def test_the_page_names_every_flag_that_changes_what_is_measured_and_every_array() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "preview.md").read_text()
+    towers = [f"{model}_{part}" for model in ("learner", "reference") for part in ("image", "text", "logit_scale")]
+    flags = ["--data", "--reference", "--learner", "--rows", "--loss", "--criterion", "-f", "-b", "-N", "--iterations"]
+    keys = ["sample", "selection", "chunks.points", "chunks.gibbs", "ratios.points", "ratios.independent_points"]
+    names = [*towers, "learner_logit_bias", "reference_logit_bias", "uid", *flags, *keys, "findings"]
+    assert [name for name in names if name not in page] == []

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from superbatch.formats.errors import InvalidInput
+from superbatch.selection import Candidates, SelectionSpec, select
 from superbatch.selection.dispatch import opened_problem
 from superbatch.selection.methods.gibbs import GibbsChain
 from superbatch.selection.methods.peers import OneProcess
 from superbatch.selection.spec import Loss
+from superbatch_server.preview.brute_force import BruteForce
 from superbatch_server.preview.curves import Curves, batch_criterion, measure
 from superbatch_server.preview.embedded import EmbeddedSample
 from superbatch_server.preview.plan import Cell, Plan, largest_batch
@@ -61,14 +63,30 @@ def test_under_softmax_too() -> None:
     assert batch_criterion(candidates, chosen, plan) == pytest.approx(truth, rel=1e-4)
 
 
+def candidates_of(sample: EmbeddedSample, plan: Plan, seed: int) -> Candidates:
+    """The super-batch that a seed draws at the plan's f."""
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(plan.b,))))
+    return sample.candidates(rng.permutation(len(sample))[: round(plan.b / (1 - plan.f))])
+
+
+def test_each_seed_selects_with_noise_of_its_own_from_candidates_of_its_own() -> None:
+    plan = Plan(b=16, chunks=[1, 4], num_chunks=4, num_seeds=2, num_iterations=0)
+    sample = clustered_sample()
+    found = measured(sample, plan).values[Cell(0.8, 4)]
+    for seed in range(2):
+        candidates = candidates_of(sample, plan, seed)
+        spec = SelectionSpec("joint", "learnability", b=16, num_chunks=4, seed=seed)
+        assert found[seed] == batch_criterion(candidates, select(candidates, spec).chosen_index, plan)
+
+
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
 def test_gibbs_is_the_mean_of_its_last_ten_sweeps(loss: Loss) -> None:
-    plan = Plan(b=8, f=0.8, chunks=[1], num_chunks=1, ratios=[0.8], num_seeds=1, loss=loss, num_iterations=100)
+    plan = Plan(b=8, f=0.8, chunks=[1], num_chunks=1, num_seeds=2, loss=loss, num_iterations=100)
     sample = clustered_sample()
-    (run,) = measured(sample, plan).gibbs
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(0, spawn_key=(8,))))
-    candidates = sample.candidates(rng.permutation(len(sample))[:40])
-    with opened_problem(candidates, plan.gibbs_spec(seed=0), noise=None, peers=OneProcess()) as problem:
+    run = measured(sample, plan).gibbs[1]
+    candidates = candidates_of(sample, plan, 1)
+    spec = SelectionSpec("gibbs", "learnability", b=8, num_chunks=1, seed=1, loss=loss, num_iterations=100)
+    with opened_problem(candidates, spec, noise=None, peers=OneProcess()) as problem:
         steps = list(GibbsChain(problem).steps())
     # A sweep is 8 iterations of one member each, so ten sweeps are the last 80 of the 100.
     truth = fmean(batch_criterion(candidates, step.members, plan) for step in steps[21:])
@@ -77,11 +95,16 @@ def test_gibbs_is_the_mean_of_its_last_ten_sweeps(loss: Loss) -> None:
     assert not run.is_flat
 
 
-def test_a_chain_that_stops_early_was_flat() -> None:
-    plan = Plan(b=2, f=0.8, chunks=[1], num_chunks=1, ratios=[0.8], num_seeds=1, gain=0.0, num_iterations=2000)
-    (run,) = measured(clustered_sample(), plan).gibbs
-    assert run.is_flat
-    assert 40 <= run.num_iterations < 2000
+def test_a_chain_is_flat_where_it_stopped_early_or_just_in_time() -> None:
+    def run(num_iterations: int) -> BruteForce:
+        plan = Plan(b=2, chunks=[1], num_chunks=1, num_seeds=1, gain=0.0, num_iterations=num_iterations)
+        return measured(clustered_sample(), plan).gibbs[0]
+
+    whole = run(2000)
+    assert whole.is_flat
+    assert 40 <= whole.num_iterations < 2000
+    assert run(whole.num_iterations) == whole
+    assert not run(39).is_flat
 
 
 def test_on_clusters_more_chunks_are_more_learnable_and_gibbs_most() -> None:

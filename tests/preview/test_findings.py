@@ -26,6 +26,7 @@ def curves(
     values = {cell: uniform for cell in plan.cells() if cell.f == 0}
     values |= {cell: half for cell in plan.cells() if cell.f == 0.5}
     values |= {cell: best for cell in plan.cells() if cell.f == 0.9}
+    values |= {Cell(0.5, 1): (2.0, 2.0), Cell(0.9, 1): (4.0, 5.0)}
     values |= {Cell(0.8, N): of_N for N, of_N in over_N.items()}
     return Curves(
         plan, values, tuple(BruteForce(value, 5, flat) for value, flat in zip(gibbs or (), is_flat, strict=False))
@@ -91,6 +92,9 @@ def test_over_f_the_unit_is_half_thrown_away() -> None:
         Share(1.0, 1.0, 1.0),
         Share(pytest.approx(16 / 7), 2.0, pytest.approx(8 / 3)),
     ]
+    # N = 1 by the same unit: 3 / 7 and 8 / 7 of the means.
+    independent = [point.share.mean for point in found.over_f_independent.points if point.share]
+    assert independent == [0.0, pytest.approx(3 / 7), pytest.approx(8 / 7)]
     assert found.ratios == "f = 0.9 gains 2.29 times what f = 0.5 gains"
 
 

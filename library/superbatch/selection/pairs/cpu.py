@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Float64, Int
     from torch import Tensor
 
+# Measured at n = 102, D = 512: float32 products of 512 columns at a time are 5 to 15% faster than of 2,048 (MKL packs the
+# columns anew in each call); bfloat16 ones (oneDNN) are 10% slower.
+_COLUMNS_AT_ONCE = 512
+
 _TILE: dict[How, Callable[..., torch.Tensor]] = {
     "softplus_sum": tiles.softplus_sum,
     "log_sum_exp": tiles.log_sum_exp,
@@ -128,10 +132,19 @@ class _Blocked:
         K, C = right_KD.shape[0], left_CD.shape[0]
         logits_KC, scratch_KC, product_KC = workspace.tiles(K, C, tile_dtype, tile_dtype, left_CD.dtype)
         if left_CD.dtype == tile_dtype:
-            torch.addmm(self.early_bias, right_KD, left_CD.T, out=logits_KC)
-        else:
-            logits_KC.copy_(torch.addmm(self.early_bias, right_KD, left_CD.T, out=product_KC))
-        return logits_KC if self.late_bias == 0.0 else logits_KC.add_(self.late_bias), scratch_KC
+            multiply(self.early_bias, right_KD, left_CD, out=logits_KC)
+            return logits_KC, scratch_KC
+        multiply(self.early_bias, right_KD, left_CD, out=product_KC)
+        return logits_KC.copy_(product_KC).add_(self.late_bias), scratch_KC
+
+
+def multiply(
+    bias: Float[Tensor, "1 1"], right_KD: Float[Tensor, "K D"], left_CD: Float[Tensor, "C D"], *, out: Tensor
+) -> None:
+    """Write bias + right * left^T into `out` [K, C], by as many columns at a time as the products like best."""
+    at_once = len(left_CD) if left_CD.dtype == torch.bfloat16 else _COLUMNS_AT_ONCE
+    for left_PD, out_KP in zip(left_CD.split(at_once), out.split(at_once, dim=1), strict=True):
+        torch.addmm(bias, right_KD, left_PD.T, out=out_KP)
 
 
 def _tile_dtype(compute_dtype: torch.dtype) -> torch.dtype:

@@ -43,7 +43,7 @@ def softplus_sum(logits: Float[Tensor, "R C"], *, scratch: Float[Tensor, "R C"])
     Cost: one exp2 per entry, one log1p per 16 entries, no memory but the result.
     """
     torch.clamp_min(logits, 0.0, out=scratch)
-    total_C = scratch.sum(0).mul_(math.log(2))
+    above_C = scratch.sum(0)
     torch.sub(logits, scratch, alpha=2.0, out=logits)  # L - 2 max(L, 0) = -|L|
     q_RC = logits.clamp_min_(_LOWEST_EXPONENT[logits.dtype]).exp2_()
     num_rows, group = len(q_RC), 1
@@ -52,7 +52,7 @@ def softplus_sum(logits: Float[Tensor, "R C"], *, scratch: Float[Tensor, "R C"])
         left, right = q_RC[:half], q_RC[num_rows - half : num_rows]
         left.addcmul_(left, right).add_(right)
         num_rows, group = num_rows - half, 2 * group
-    return total_C.add_(q_RC[:num_rows].log1p_().sum(0))
+    return q_RC[:num_rows].log1p_().sum(0).add_(above_C, alpha=math.log(2))
 
 
 def log_sum_exp(logits: Float[Tensor, "R C"], *, scratch: Float[Tensor, "R C"]) -> Float[Tensor, " C"]:

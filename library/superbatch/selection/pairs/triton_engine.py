@@ -55,9 +55,9 @@ class Tiling:
     num_stages: int
 
 
-# As compiled for sm_90 by Triton 3.6 and 3.7: at most 255 registers, no spill, 97 KiB of shared memory: two programs fit on a
-# multiprocessor. 128 bytes of width are one swizzled row of shared memory. An accumulator takes 128 registers a thread,
-# and three stages are as many as fit twice.
+# As compiled for sm_90 by Triton 3.6 and 3.7: at most 255 registers, no spill, 97 KiB of shared memory: two programs
+# fit on a multiprocessor. 128 bytes of width are one swizzled row of shared memory. An accumulator takes 128 registers
+# a thread, and three stages are as many as fit twice.
 _HALF_TILING = Tiling(rows=128, columns=128, width=64, num_warps=4, num_stages=3)
 # float32 products run on the ordinary cores: 232 registers, no spill, ten multiply-adds to a load from shared memory.
 _SINGLE_TILING = Tiling(rows=128, columns=64, width=16, num_warps=8, num_stages=3)

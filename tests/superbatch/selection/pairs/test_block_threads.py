@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from superbatch.selection.pairs.block_threads import CANDIDATE_BLOCK, BlockThreads, Workspace
+from superbatch.selection.pairs.block_threads import CANDIDATE_BLOCK, CHOSEN_BLOCK, BlockThreads, Workspace
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
@@ -72,3 +72,9 @@ def test_tiles_of_one_workspace_do_not_overlap() -> None:
     assert (first == 0).all()
     assert (second == 1).all()
     assert (third == 2).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_largest_tile_of_each_type_fits_its_buffers(dtype: torch.dtype) -> None:
+    for tile in Workspace().tiles(CHOSEN_BLOCK, CANDIDATE_BLOCK, torch.float64, torch.float64, dtype):
+        assert tile.shape == (CHOSEN_BLOCK, CANDIDATE_BLOCK)

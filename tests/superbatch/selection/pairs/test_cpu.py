@@ -18,7 +18,7 @@ from superbatch.selection.pairs.tiles import UNIT
 from tests.superbatch.selection import made
 
 HOWS: tuple[How, ...] = ("softplus_sum", "log_sum_exp", "maximum")
-ROWS = [1, 5, CANDIDATE_BLOCK - 1, CANDIDATE_BLOCK, CANDIDATE_BLOCK + 1, 2 * CANDIDATE_BLOCK + 3]
+ROWS = [1, 5, 511, 513, CANDIDATE_BLOCK - 1, CANDIDATE_BLOCK, CANDIDATE_BLOCK + 1, 2 * CANDIDATE_BLOCK + 3]
 PARTNERS = [1, 3, CHOSEN_BLOCK - 1, CHOSEN_BLOCK, CHOSEN_BLOCK + 1, 2 * CHOSEN_BLOCK + 1]
 
 
