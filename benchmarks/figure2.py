@@ -44,6 +44,11 @@ from superbatch_server.preview.plan import Plan
 PAPER_CHUNKS: dict[float, float] = {1: 0.0, 2: 0.69, 4: 0.885, 8: 0.96, 16: 0.99, 32: 1.0}
 PAPER_RATIOS = {0.0: 0.0, 0.5: 1.0, 0.8: 1.12, 0.9: 1.15}
 
+NO_UNIT = {
+    "N": "Gibbs gains less than 1% over N = 1, or not in every seed",
+    "f": "f = 0.5 does not gain over a uniform batch in every seed",
+}
+
 SEED_OF_REFERENCE, SEED_OF_LEARNER = 101, 7
 GROWN_SCALE = 100.0
 MOST_ROWS = 10_000
@@ -71,7 +76,7 @@ class Extent:
 
 EXTENTS = {
     "full": Extent(200, 40, 400, b=350, num_seeds=3, num_iterations=2000),
-    "quick": Extent(60, 20, 60, b=100, num_seeds=3, num_iterations=400, clusters=(25, 40)),
+    "quick": Extent(60, 20, 60, b=100, num_seeds=2, num_iterations=400, clusters=(25, 40)),
     "tiny": Extent(2, 1, 2, 16, 2, 4, chunks=(1, 16), clusters=(4, 40), losses=("sigmoid",), tars=1),
 }
 
@@ -239,12 +244,10 @@ def figures(found: list[tuple[Case, Findings]]) -> Figures:
         all_figures[f"{case.key}_joint_gain"] = round(joint_gain(findings), 4)
         for letter, curve in (("N", findings.over_N), ("f", findings.over_f)):
             for point in curve.points:
-                share = None if point.share is None else round(point.share.mean, 4)
-                all_figures[f"{case.key}_{letter}{point.x:g}"] = share
-        if not findings.over_N.has_unit:
-            all_figures[f"{case.key}_N_reason"] = "Gibbs gains less than 1% over N = 1, or not in every seed"
-        if not findings.over_f.has_unit:
-            all_figures[f"{case.key}_f_reason"] = "f = 0.5 gains nothing over a uniform batch"
+                key = f"{case.key}_{letter}{point.x:g}"
+                all_figures[key] = None if point.share is None else round(point.share.mean, 4)
+                if point.share is None:
+                    all_figures[f"{key}_reason"] = NO_UNIT[letter]
     return all_figures
 
 

@@ -38,7 +38,6 @@ def whole_products(towers: Sequence[torch.Tensor], sizes: Sequence[int]) -> Call
 @contextmanager
 def cut_products(towers: Sequence[torch.Tensor], *lists_of_sizes: Sequence[int]) -> Iterator[list[Callable[[], None]]]:
     """Give one action per list of sizes, which does its products cut and spread over threads as the selection does."""
-    none = torch.zeros(1, 1, dtype=towers[0].dtype)
     with BlockThreads(len(towers[0])) as threads:
 
         def multiply_all(sizes: Sequence[int]) -> None:
@@ -49,7 +48,7 @@ def cut_products(towers: Sequence[torch.Tensor], *lists_of_sizes: Sequence[int])
                     tower_BD, first = towers[part], 0
                     for K in chunks:  # noqa: B023
                         product_KC = workspace.tiles(K, stop - start, tower_BD.dtype)[0]
-                        multiply(none, tower_BD[first : first + K], tower_BD[start:stop], out=product_KC)
+                        multiply(tower_BD[first : first + K], tower_BD[start:stop], out=product_KC)
                         first += K
 
                 threads.for_each_block(block, num_parts=len(towers))

@@ -69,6 +69,16 @@ def test_without_gibbs_the_document_says_so(tmp_path: Path) -> None:
     assert chunks["one"] == "N = 4"
 
 
+def test_what_no_flag_says_fits_a_small_sample(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    assert command([str(npz(tmp_path)), "--seeds", "1", "--iterations", "2", "--out", out, "--threads", "1"]) == 0
+    document = json.loads((tmp_path / "out" / "preview.json").read_text())
+    assert document["selection"]["b"] == 6
+    assert [point["N"] for point in document["chunks"]["points"]] == [1, 2, 4]
+    assert document["ratios"]["N"] == 6
+    assert [point["f"] for point in document["ratios"]["points"]] == [0.0, 0.5, 0.8, 0.9]
+
+
 def test_the_criterion_says_which_model_is_needed(tmp_path: Path) -> None:
     path = npz(tmp_path, without=("learner_image", "learner_text", "learner_logit_scale", "learner_logit_bias"))
     document = run(tmp_path, str(path), "-b", "6", "--criterion", "easy_reference")
@@ -133,11 +143,15 @@ def test_a_sample_of_tars_has_its_rows_embedded_as_the_encoder_does(tmp_path: Pa
     assert len(held["uid"]) in (11, 12)
     encoder = an_encoder(tmp_path / "again")  # seed 3
     truth = encoder.encode([encoder.prepare(*a_pair(row)) for row in range(24)])
+    rows = []
     for image, text in zip(held["learner_image"], held["learner_text"], strict=True):
         # Forwards of another height may differ in the last bits of fp32.
         same = np.abs(truth.image_BD - image).max(1) < 1e-5
         assert same.sum() == 1
         assert np.abs(truth.text_BD[same][0] - text).max() < 1e-5
+        rows.append(int(same.argmax()))
+    assert min(rows) < 6, "drawn from both ends of the data, not its last rows"
+    assert max(rows) >= 18, "drawn from both ends of the data, not its first rows"
 
 
 REFUSED: list[tuple[Sequence[str], str]] = [

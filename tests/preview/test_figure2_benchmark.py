@@ -25,7 +25,7 @@ def test_the_tiny_run_prints_its_keys_and_draws(tmp_path: Path) -> None:
     for case in ("clusters_t100", "young_as_trained", "young_t100", "grown_as_trained", "grown_t100"):
         for letter, xs in (("N", (1, 16)), ("f", (0, 0.5, 0.8, 0.9))):
             for x in xs:
-                share = figures[f"sigmoid_{case}_{letter}{x}"]
-                assert isinstance(share, float) or figures[f"sigmoid_{case}_{letter}_reason"]
+                key = f"sigmoid_{case}_{letter}{x}"
+                assert isinstance(figures[key], float) or figures[f"{key}_reason"]
     assert figures["sigmoid_clusters_t100_f0.5"] == 1.0
     assert ElementTree.parse(tmp_path / "figure.svg").getroot().tag.endswith("svg")

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Float64, Int
     from torch import Tensor
 
-# Measured at n = 102, D = 512: float32 products of 512 columns at a time are 5 to 15% faster than of 2,048 (MKL packs the
-# columns anew in each call); bfloat16 ones (oneDNN) are 10% slower.
+# Measured at n = 102, D = 512: float32 products of 512 columns at a time are 5 to 15% faster than of 2,048, bfloat16
+# ones 10% slower.
 _COLUMNS_AT_ONCE = 512
 
 _TILE: dict[How, Callable[..., torch.Tensor]] = {
@@ -81,16 +81,15 @@ class CpuEngine:
         return totals
 
     def _blocked(self, request: PairReduction) -> _Blocked:
-        compute_dtype = _tile_dtype(self._compute_dtype) if request.exact else self._compute_dtype
+        dtype = _tile_dtype(self._compute_dtype) if request.exact else self._compute_dtype
         unit = tiles.UNIT[request.how]
-        right_nD = request.right.to(_tile_dtype(compute_dtype)) * (request.scale / unit)
-        bias = request.bias / unit
-        early_bias = torch.full((1, 1), bias, dtype=compute_dtype)
+        right_nD = request.right.to(_tile_dtype(dtype)) * (request.scale / unit)
+        early_bias = torch.full((1, 1), request.bias / unit, dtype=dtype)
         return _Blocked(
-            left_BD=self._converted.tower(request.left, compute_dtype),
-            right_nD=right_nD.to(compute_dtype),
-            early_bias=early_bias,
-            late_bias=bias - early_bias.item() if compute_dtype == torch.bfloat16 else 0.0,
+            left_BD=self._converted.tower(request.left, dtype),
+            right_nD=right_nD.to(dtype),
+            early_bias=None if request.bias == 0.0 else early_bias,
+            late_bias=request.bias / unit - early_bias.item() if dtype == torch.bfloat16 else 0.0,
             how=request.how,
             own_n=request.own,
         )
@@ -100,12 +99,12 @@ class CpuEngine:
 class _Blocked:
     """One reduction, its factors in the unit of its tiles.
 
-    `early_bias` is added within the product, `late_bias`, what rounding left of it, after.
+    `early_bias` is added within the product; `late_bias`, what rounding took from it, after.
     """
 
     left_BD: Float[Tensor, "B D"]
     right_nD: Float[Tensor, "n D"]
-    early_bias: Float[Tensor, "1 1"]
+    early_bias: Float[Tensor, "1 1"] | None
     late_bias: float
     how: How
     own_n: Int[Tensor, " n"] | None
@@ -132,19 +131,29 @@ class _Blocked:
         K, C = right_KD.shape[0], left_CD.shape[0]
         logits_KC, scratch_KC, product_KC = workspace.tiles(K, C, tile_dtype, tile_dtype, left_CD.dtype)
         if left_CD.dtype == tile_dtype:
-            multiply(self.early_bias, right_KD, left_CD, out=logits_KC)
+            multiply(right_KD, left_CD, out=logits_KC, bias=self.early_bias)
             return logits_KC, scratch_KC
-        multiply(self.early_bias, right_KD, left_CD, out=product_KC)
-        return logits_KC.copy_(product_KC).add_(self.late_bias), scratch_KC
+        multiply(right_KD, left_CD, out=product_KC, bias=self.early_bias)
+        logits_KC.copy_(product_KC)
+        return logits_KC if self.late_bias == 0.0 else logits_KC.add_(self.late_bias), scratch_KC
 
 
 def multiply(
-    bias: Float[Tensor, "1 1"], right_KD: Float[Tensor, "K D"], left_CD: Float[Tensor, "C D"], *, out: Tensor
+    right_KD: Float[Tensor, "K D"],
+    left_CD: Float[Tensor, "C D"],
+    *,
+    out: Float[Tensor, "K C"],
+    bias: Float[Tensor, "1 1"] | None = None,
 ) -> None:
-    """Write bias + right * left^T into `out` [K, C], by as many columns at a time as the products like best."""
-    at_once = len(left_CD) if left_CD.dtype == torch.bfloat16 else _COLUMNS_AT_ONCE
-    for left_PD, out_KP in zip(left_CD.split(at_once), out.split(at_once, dim=1), strict=True):
-        torch.addmm(bias, right_KD, left_PD.T, out=out_KP)
+    """Write right * left^T, plus the bias, into `out`, by as many columns at a time as products of this type like."""
+    C = left_CD.shape[0]
+    at_once = C if left_CD.dtype == torch.bfloat16 else _COLUMNS_AT_ONCE
+    for start in range(0, C, at_once):
+        left_PD, out_KP = left_CD[start : start + at_once], out[:, start : start + at_once]
+        if bias is None:
+            torch.mm(right_KD, left_PD.T, out=out_KP)
+        else:
+            torch.addmm(bias, right_KD, left_PD.T, out=out_KP)
 
 
 def _tile_dtype(compute_dtype: torch.dtype) -> torch.dtype:
