@@ -113,14 +113,12 @@ def measure_products(candidates: Candidates, size: Size, *, dtype: torch.dtype, 
     """Return selection and its products alone in one type, for both losses."""
     factors = [tower_BD.to(dtype) for tower_BD in towers(candidates)]
     sizes = chunk_sizes(size.b, size.N)[:-1]
-    with_probe = [*sizes, size.b]
-    with cut_products(factors, sizes, with_probe) as cut_actions:
-        actions: dict[str, Callable[[], object]] = {}
-        for loss, products, cut_action in zip(LOSSES, (sizes, with_probe), cut_actions, strict=True):
-            actions[f"select_{loss}"] = joint(candidates, size, loss=loss, precision=precision)
-            actions[f"products_whole_{loss}"] = whole_products(factors, products)
-            actions[f"products_cut_{loss}"] = cut_action
-        taken = time_in_turn(actions, num_runs=size.num_runs)
+    actions: dict[str, Callable[[], object]] = {}
+    for loss, products in (("sigmoid", sizes), ("softmax", [*sizes, size.b])):
+        actions[f"select_{loss}"] = joint(candidates, size, loss=loss, precision=precision)
+        actions[f"products_whole_{loss}"] = whole_products(factors, products)
+        actions[f"products_cut_{loss}"] = cut_products(factors, products)
+    taken = time_in_turn(actions, num_runs=size.num_runs)
     figures: Figures = {f"{name}{suffix}_s": round(one.wall_s, 4) for name, one in taken.items()}
     fastest_s = {loss: min(taken[f"products_{way}_{loss}"].wall_s for way in ("whole", "cut")) for loss in LOSSES}
     for loss in LOSSES:

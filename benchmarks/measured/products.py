@@ -5,8 +5,7 @@ Letters: B candidates, D width, n drawn in one round, C rows of one block, K of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -35,22 +34,25 @@ def whole_products(towers: Sequence[torch.Tensor], sizes: Sequence[int]) -> Call
     return multiply
 
 
-@contextmanager
-def cut_products(towers: Sequence[torch.Tensor], *lists_of_sizes: Sequence[int]) -> Iterator[list[Callable[[], None]]]:
-    """Give one action per list of sizes, which does its products cut and spread over threads as the selection does."""
-    with BlockThreads(len(towers[0])) as threads:
+def cut_products(towers: Sequence[torch.Tensor], sizes: Sequence[int]) -> Callable[[], None]:
+    """Return an action that does the same products cut and spread over threads as the selection does it.
 
-        def multiply_all(sizes: Sequence[int]) -> None:
+    Opening the threads, which a selection does too, is inside: about 1 ms.
+    """
+
+    def multiply_all() -> None:
+        with BlockThreads(len(towers[0])) as threads:
             for n in sizes:
-                chunks = chunk_sizes(n, -(-n // CHOSEN_BLOCK))
+                threads.for_each_block(partial(_multiply_block, towers=towers, n=n), num_parts=len(towers))
 
-                def block(part: int, start: int, stop: int, workspace: Workspace) -> None:
-                    tower_BD, first = towers[part], 0
-                    for K in chunks:  # noqa: B023
-                        product_KC = workspace.tiles(K, stop - start, tower_BD.dtype)[0]
-                        multiply(tower_BD[first : first + K], tower_BD[start:stop], out=product_KC)
-                        first += K
+    return multiply_all
 
-                threads.for_each_block(block, num_parts=len(towers))
 
-        yield [partial(multiply_all, sizes) for sizes in lists_of_sizes]
+def _multiply_block(
+    part: int, start: int, stop: int, workspace: Workspace, *, towers: Sequence[torch.Tensor], n: int
+) -> None:
+    tower_BD, first = towers[part], 0
+    for K in chunk_sizes(n, -(-n // CHOSEN_BLOCK)):
+        product_KC = workspace.tiles(K, stop - start, tower_BD.dtype)[0]
+        multiply(tower_BD[first : first + K], tower_BD[start:stop], out=product_KC)
+        first += K

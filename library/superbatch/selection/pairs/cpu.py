@@ -71,7 +71,7 @@ class CpuEngine:
         Cost: per request 2*B*n*D FLOPs; memory n*D, three tiles per thread, whatever B and n, and what `Converted`
         keeps.
         """
-        blocked = self._threads.on_one_core(lambda: [self._blocked(request) for request in requests])
+        blocked = [self._blocked(request) for request in requests]
         totals = [torch.full((len(request.left),), EMPTY[request.how], dtype=torch.float64) for request in requests]
 
         def reduce_block(part: int, start: int, stop: int, workspace: Workspace) -> None:

@@ -56,13 +56,23 @@ def test_blocks_at_work_at_the_same_time_share_no_buffer() -> None:
     assert len(set(buffers)) == 2
 
 
-def test_each_thread_works_on_one_core_and_the_caller_and_later_threads_keep_their_number() -> None:
+def test_blocks_and_caller_work_on_one_core_and_other_threads_on_as_many_as_before() -> None:
     torch.set_num_threads(3)
-    with BlockThreads(5) as threads:
-        assert threads.on_one_core(torch.get_num_threads) == 1
-        assert torch.get_num_threads() == 3
+    seen: list[int] = []
+    with BlockThreads(2 * CANDIDATE_BLOCK) as threads, ThreadPoolExecutor(1) as later:
+        threads.for_each_block(lambda part, start, stop, workspace: seen.append(torch.get_num_threads()), num_parts=1)
+        assert seen == [1, 1]
+        assert torch.get_num_threads() == 1
+        assert later.submit(torch.get_num_threads).result() == 3
     with ThreadPoolExecutor(1) as later:
         assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == 3
+
+
+def test_the_caller_gets_its_threads_back_after_a_failure() -> None:
+    torch.set_num_threads(3)
+    with pytest.raises(RuntimeError, match="outside"), BlockThreads(5):
+        raise RuntimeError("outside")
+    assert torch.get_num_threads() == 3
 
 
 def test_tiles_of_one_workspace_do_not_overlap() -> None:
