@@ -1,8 +1,11 @@
 """The engine of the CPU: products of cache-sized tiles, each reduced before the next; one thread per block of rows.
 
-With factors in bfloat16 a product is summed in float32, but torch hands it out rounded to bfloat16, since it has no
-other output of that product on a CPU: a logit L is off by up to |L| / 256 before its loss is taken. The bias
-is added before that rounding, so the logits that matter to the sigmoid loss, those near 0, keep their digits.
+With factors in bfloat16 a product is summed in float32, but torch hands it out rounded to bfloat16, since on a CPU it
+has no other output of that product: a logit L is off by up to |L| / 256 before its loss is taken. The bias is added
+before that rounding, so the logits that matter to the sigmoid loss, those near 0, keep their digits; losses are summed
+in float32. Measured against float64 (102 of 512 and 204 of 1,024 random pairs, D = 64 and 512): under the sigmoid
+loss 90 to 94% of the choice is the same at t = 100 and 94 to 100% at t = 30, under softmax 99 to 100% at both; the
+batch's learnability, over that of a uniform batch, differs by 2.5% at most, up or down. float32 gives the same choice.
 
 Letters: B rows, D width, n rows that they are paired with; C rows of one block, K of the n in one tile. A tile has a
 row for each k and a column for each i, so a reduction runs over its rows.
