@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +18,10 @@ from superbatch.selection.errors import InvalidEmbeddings, InvalidSelection, Too
 from superbatch.selection.exclusions import Copies, count_by_rule, num_superfluous, repeated
 from superbatch.selection.methods.peers import Peers
 from superbatch.selection.methods.problem import ScoredModel
+from superbatch.selection.pairs.block_threads import BlockThreads, Workspace
 from superbatch.selection.spec import SelectionSpec, is_real
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_ROWS_AT_ONCE = 4096
-_ROWS_AT_ONCE_ON_GPU = 65_536  # a block costs twenty launches and two waits: smaller ones would cost more than the pass
+_ROWS_AT_ONCE_ON_GPU = 65_536  # smaller blocks cost more in launches than in work
 
 UNIT_NORM_TOLERANCE = 2e-3
 """Embeddings are stored in fp16; this is what their length may be off by."""
@@ -84,14 +81,27 @@ def checked_model(name: str, weight: float, model: DualEmbeddings, candidates: C
         InvalidEmbeddings: an embedding that is not finite, or not of unit length within 2e-3, by model, tower and row.
     Cost: one pass over the embeddings, by blocks; memory O(B).
     """
-    cosine_B = torch.empty(len(model), dtype=torch.float64, device=model.image.device)
-    rows_at_once = _ROWS_AT_ONCE if cosine_B.device.type == "cpu" else _ROWS_AT_ONCE_ON_GPU
-    for start in range(0, len(model), rows_at_once):
-        stop = min(start + rows_at_once, len(model))
+    device = model.image.device
+    cosine_B = torch.empty(len(model), dtype=torch.float64, device=device)
+    norm_2B = torch.empty(2, len(model), dtype=torch.float64, device=device)
+
+    def read(part: int, start: int, stop: int, workspace: Workspace | None) -> None:
+        del part, workspace
         image_CD, text_CD = (at_least_float32(tower[start:stop]) for tower in (model.image, model.text))
-        for tower, tower_CD in (("image", image_CD), ("text", text_CD)):
-            _check_unit_rows(tower_CD, where=f"{name}, {tower} tower", first_row=start, candidates=candidates)
+        norm_2B[0, start:stop] = torch.linalg.vector_norm(image_CD, dim=1)
+        norm_2B[1, start:stop] = torch.linalg.vector_norm(text_CD, dim=1)
         cosine_B[start:stop] = (image_CD * text_CD).sum(1)
+
+    if device.type == "cpu":  # not by torch's own threads: they keep a core busy for milliseconds after their work
+        with BlockThreads(len(model)) as threads:
+            threads.for_each_block(read, num_parts=1)
+    else:
+        for start in range(0, len(model), _ROWS_AT_ONCE_ON_GPU):
+            read(0, start, min(start + _ROWS_AT_ONCE_ON_GPU, len(model)), None)
+    bad_2B = ~((norm_2B - 1).abs() <= UNIT_NORM_TOLERANCE)
+    if bool(bad_2B.any()):
+        tower, row = bad_2B.nonzero()[0].tolist()
+        raise _not_of_unit_length(model, name=name, tower=tower, row=row, candidates=candidates)
     return ScoredModel(name, weight, model, cosine_B)
 
 
@@ -186,21 +196,19 @@ def _check_logits(model: DualEmbeddings, *, name: str, num_candidates: int) -> N
         raise InvalidEmbeddings(f"logit_bias must be finite; got {bias!r} ({name}). SigLIP starts at -10.0.")
 
 
-def _check_unit_rows(tower_CD: Tensor, *, where: str, first_row: int, candidates: Candidates) -> None:
-    norm_C = torch.linalg.vector_norm(tower_CD, dim=1)
-    bad_C = ~((norm_C - 1).abs() <= UNIT_NORM_TOLERANCE)
-    if not bool(bad_C.any()):
-        return
-    bad = int(bad_C.nonzero()[0])
-    row = first_row + bad
-    place = f"{where}, row {row}, dataset_index {candidates.dataset_index[row]}"
-    column = (~torch.isfinite(tower_CD[bad])).nonzero()
-    if len(column):
-        value = float(tower_CD[bad, column[0, 0]])
-        raise InvalidEmbeddings(
-            f"embeddings must be finite; got {value} ({place}, column {int(column[0, 0])}). Drop the row, and count it."
+def _not_of_unit_length(
+    model: DualEmbeddings, *, name: str, tower: int, row: int, candidates: Candidates
+) -> InvalidEmbeddings:
+    row_D = at_least_float32((model.image, model.text)[tower][row])
+    place = f"{name}, {('image', 'text')[tower]} tower, row {row}, dataset_index {candidates.dataset_index[row]}"
+    columns = (~torch.isfinite(row_D)).nonzero()
+    if len(columns):
+        column = int(columns[0, 0])
+        return InvalidEmbeddings(
+            f"embeddings must be finite; got {float(row_D[column])} ({place}, column {column}). "
+            "Drop the row, and count it."
         )
-    raise InvalidEmbeddings(
-        f"embeddings must have length 1 within {UNIT_NORM_TOLERANCE}; got {float(norm_C[bad]):.6f} ({place}). "
-        "Divide each row by its norm."
+    return InvalidEmbeddings(
+        f"embeddings must have length 1 within {UNIT_NORM_TOLERANCE}; got {float(torch.linalg.vector_norm(row_D)):.6f} "
+        f"({place}). Divide each row by its norm."
     )

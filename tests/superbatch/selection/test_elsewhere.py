@@ -96,7 +96,7 @@ def test_a_round_waits_for_the_device_once() -> None:
             select_anywhere(moved(made.candidates(60)), spec(num_chunks=num_chunks))
             waits.append(elsewhere.waits.total())
     assert waits[1] - waits[0] == 9 - 4
-    assert waits[0] - 4 == 12  # norms of four towers, two searches for repeated numbers (two each), four results
+    assert waits[0] - 4 == 10  # norms of two models, two searches for repeated numbers (two each), four results
 
 
 def test_a_row_that_comes_twice_is_found_there() -> None:

@@ -60,14 +60,9 @@ def draw_largest(
         free: which positions may be drawn.
     Cost: O(B + n log n).
     """
+    if len(free) > n and free.device.type == "cpu":  # a GPU sorts them all sooner than its host waits for a number
+        lowest = torch.where(free, perturbed, -torch.inf).topk(n, sorted=False).values.min()
+        free = free & (perturbed >= lowest)
     free_F = free.nonzero().squeeze(1)  # the one wait for the device in a round
-    value_F = perturbed[free_F]
-    # A GPU sorts all of them sooner than its host has waited for the sizes of `above` and `level`.
-    if len(free_F) > n and free_F.device.type == "cpu":
-        lowest = value_F.topk(n, sorted=False).values.min()
-        above = free_F[value_F > lowest]
-        level = free_F[value_F == lowest]
-        level = level[rank[level].argsort()][: n - len(above)]
-        free_F = torch.cat([above, level])
     by_rank_n = free_F[rank[free_F].argsort()]
     return by_rank_n[perturbed[by_rank_n].argsort(descending=True, stable=True)[:n]]

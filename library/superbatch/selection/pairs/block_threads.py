@@ -15,7 +15,7 @@ Letters: B rows, C rows of one block.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Barrier, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -56,26 +56,26 @@ class Workspace:
 
 
 class BlockThreads:
-    """As many one-core threads as the caller's torch has, or none where it has one."""
+    """The caller's thread and helpers, together as many as the caller's torch has, each on one core."""
 
     def __init__(self, num_rows: int) -> None:
         starts = range(0, num_rows, CANDIDATE_BLOCK)
         self._blocks = [(start, min(start + CANDIDATE_BLOCK, num_rows)) for start in starts]
-        self._num_threads = min(torch.get_num_threads(), max(1, _USUAL_PARTS * len(self._blocks)))
-        self._workspaces = [Workspace() for _ in range(self._num_threads)]
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads_before = torch.get_num_threads()
+        num_threads = min(self._threads_before, max(1, _USUAL_PARTS * len(self._blocks)))
+        self._workspaces = [Workspace() for _ in range(num_threads)]
+        self._helpers: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> BlockThreads:
-        self._threads_before = torch.get_num_threads()
-        if self._threads_before > 1:
-            self._pool = _one_core_pool(self._num_threads)
+        if len(self._workspaces) > 1:
+            self._helpers = _one_core_helpers(len(self._workspaces) - 1, threads_before=self._threads_before)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
+        if self._helpers is not None:
+            self._helpers.shutdown()
             torch.set_num_threads(self._threads_before)
 
     def for_each_block(self, work: Callable[[int, int, int, Workspace], None], *, num_parts: int) -> None:
@@ -83,32 +83,34 @@ class BlockThreads:
 
         Calls run at the same time: each may write to its own rows of its own part, and to its workspace, only.
         """
+        pieces = iter([(part, start, stop) for start, stop in self._blocks for part in range(num_parts)])
 
-        def run(piece: tuple[int, int, int]) -> None:
-            workspace = self._workspaces.pop()
-            try:
-                work(*piece, workspace)
-            finally:
-                self._workspaces.append(workspace)
+        def work_off(workspace: Workspace) -> None:
+            for part, start, stop in pieces:  # one iterator for all threads: each piece is taken once
+                work(part, start, stop, workspace)
 
-        pieces = [(part, start, stop) for start, stop in self._blocks for part in range(num_parts)]
-        for _ in map(run, pieces) if self._pool is None else self._pool.map(run, pieces):
-            pass
+        mine, *others = self._workspaces
+        running = [] if self._helpers is None else [self._helpers.submit(work_off, other) for other in others]
+        try:
+            work_off(mine)
+        finally:
+            wait(running)
+        for helper in running:
+            helper.result()
 
 
-def _one_core_pool(num_threads: int) -> ThreadPoolExecutor:
+def _one_core_helpers(num_helpers: int, *, threads_before: int) -> ThreadPoolExecutor:
     """Return a pool whose threads run torch on one core each, all of them started; and let the caller run so too.
 
     torch.set_num_threads holds for the calling thread, but is also what threads started later begin with: so it is set
     back, by a thread that does nothing else, as soon as all have read it.
     """
-    before = torch.get_num_threads()
-    started = Barrier(num_threads)
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="selection", initializer=_use_one_core)
-    for _ in pool.map(lambda _: started.wait(), range(num_threads)):
+    started = Barrier(num_helpers)
+    pool = ThreadPoolExecutor(num_helpers, thread_name_prefix="selection", initializer=_use_one_core)
+    for _ in pool.map(lambda _: started.wait(), range(num_helpers)):
         pass
     _use_one_core()
-    last = Thread(target=torch.set_num_threads, args=(before,))
+    last = Thread(target=torch.set_num_threads, args=(threads_before,))
     last.start()
     last.join()
     return pool

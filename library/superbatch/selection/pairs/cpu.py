@@ -89,7 +89,7 @@ class CpuEngine:
         right_nD = request.right.to(_tile_dtype(dtype)) * (request.scale / unit)
         early_bias = torch.full((1, 1), request.bias / unit, dtype=dtype)
         return _Blocked(
-            left_BD=self._converted.tower(request.left, dtype),
+            left_rows=self._converted.reader(request.left, dtype),
             right_nD=right_nD.to(dtype),
             early_bias=None if request.bias == 0.0 else early_bias,
             late_bias=request.bias / unit - early_bias.item() if dtype == torch.bfloat16 else 0.0,
@@ -102,10 +102,10 @@ class CpuEngine:
 class _Blocked:
     """One reduction, its factors in the unit of its tiles.
 
-    `early_bias` is added within the product; `late_bias`, what rounding took from it, after.
+    `early_bias` is added within the product; `late_bias`, what rounding took from it, within the tile's reduction.
     """
 
-    left_BD: Float[Tensor, "B D"]
+    left_rows: Callable[[int, int], Float[Tensor, "C D"]]
     right_nD: Float[Tensor, "n D"]
     early_bias: Float[Tensor, "1 1"] | None
     late_bias: float
@@ -114,13 +114,13 @@ class _Blocked:
 
     def reduce(self, start: int, stop: int, workspace: Workspace, *, out: Float64[Tensor, " C"]) -> None:
         """Write the reduction of rows [start, stop) into `out`, which holds what a reduction over no pair gives."""
-        left_CD = _aligned(self.left_BD[start:stop].to(self.right_nD.dtype))
+        left_CD = _aligned(self.left_rows(start, stop))
         n, first = self.right_nD.shape[0], 0
         for K in chunk_sizes(n, -(-n // CHOSEN_BLOCK)):
             logits_KC, scratch_KC = self._logits(left_CD, self.right_nD[first : first + K], workspace)
             if self.own_n is not None:
                 _leave_out(logits_KC, self.own_n[first : first + K], start, stop)
-            tile_C = _TILE[self.how](logits_KC, scratch=scratch_KC)
+            tile_C = _TILE[self.how](logits_KC, scratch=scratch_KC, shift=self.late_bias)
             if first == 0:
                 out.copy_(tile_C)
             else:
@@ -138,7 +138,7 @@ class _Blocked:
             return logits_KC, scratch_KC
         multiply(right_KD, left_CD, out=product_KC, bias=self.early_bias)
         logits_KC.copy_(product_KC)
-        return logits_KC if self.late_bias == 0.0 else logits_KC.add_(self.late_bias), scratch_KC
+        return logits_KC, scratch_KC
 
 
 def multiply(

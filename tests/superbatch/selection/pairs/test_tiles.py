@@ -7,6 +7,7 @@ Budgets: fp32 rounds a term by 6e-8 and adds up to 256 of them in a tree or a ch
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -61,14 +62,29 @@ def test_maximum_is_exact(dtype: torch.dtype) -> None:
     assert torch.equal(maximum(tile, scratch=torch.empty_like(tile)), expected)
 
 
+@pytest.mark.parametrize("num_rows", ROWS)
+@pytest.mark.parametrize("shift", [-0.06, 0.03, 0.5])
+@pytest.mark.parametrize(("low", "high"), RANGES)
+def test_a_shift_is_added_to_every_logit(*, num_rows: int, shift: float, low: float, high: float) -> None:
+    tile, logits = made_logits(num_rows, low, high, torch.float64)
+    shifted = logits + shift * math.log(2)
+    for reduce, expected in (
+        (softplus_sum, plain_softplus_sum(shifted)),
+        (log_sum_exp, torch.logsumexp(shifted, 0)),
+        (maximum, shifted.amax(0) / math.log(2)),
+    ):
+        got = reduce(tile.clone(), scratch=torch.empty_like(tile), shift=shift)
+        torch.testing.assert_close(got, expected, rtol=1e-13, atol=1e-13)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance", "floor"), TYPES)
 def test_a_pair_left_out_counts_for_nothing(dtype: torch.dtype, tolerance: float, floor: float) -> None:
     tile, _ = made_logits(33, -3, 3, dtype)
     tile[[0, 16, 32], 1] = NEVER
     kept = torch.tensor([row for row in range(33) if row not in (0, 16, 32)])
-    for reduce in (softplus_sum, log_sum_exp, maximum):
-        got = reduce(tile.clone(), scratch=torch.empty_like(tile))[1]
-        without = reduce(tile[kept].clone(), scratch=torch.empty_like(tile[kept]))[1]
+    for reduce, shift in product((softplus_sum, log_sum_exp, maximum), (0.0, 0.05)):
+        got = reduce(tile.clone(), scratch=torch.empty_like(tile), shift=shift)[1]
+        without = reduce(tile[kept].clone(), scratch=torch.empty_like(tile[kept]), shift=shift)[1]
         torch.testing.assert_close(got, without, rtol=tolerance, atol=0)
 
 
