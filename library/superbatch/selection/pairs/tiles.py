@@ -76,9 +76,7 @@ def log_sum_exp(
     return largest_C.add_(shift).mul_(math.log(2)).add_(sum_C.log_())
 
 
-def maximum(
-    logits: Float[Tensor, "R C"], *, scratch: Float[Tensor, "R C"], shift: float = 0.0
-) -> Float[Tensor, " C"]:
+def maximum(logits: Float[Tensor, "R C"], *, scratch: Float[Tensor, "R C"], shift: float = 0.0) -> Float[Tensor, " C"]:
     """Return the largest logits + shift of each column; `scratch` is not used."""
     del scratch
     return logits.amax(0).add_(shift)
