@@ -4,8 +4,9 @@
     log_sum_exp     log of the sum of exp(L_ik)      the denominator of the softmax loss
     maximum         the largest L_ik                 nearest neighbours, near-duplicates
 
-Logits L_ik = scale * <left_i, right_k> + bias. An engine works such reductions off; nothing else in this package
-multiplies embeddings of different rows.
+Logits L_ik = scale * <left_i, right_k> + bias. An engine works such reductions off. Besides, embeddings of different
+rows are multiplied only where the matrix itself is wanted: `methods.full_matrix` for small B, and the rows like one of the
+batch in `methods.duplicates`.
 
 Letters: B rows, D width, n rows that they are paired with.
 """
