@@ -5,8 +5,8 @@
     maximum         the largest L_ik                 nearest neighbours, near-duplicates
 
 Logits L_ik = scale * <left_i, right_k> + bias. An engine works such reductions off. Besides, embeddings of different
-rows are multiplied only where the matrix itself is wanted: `methods.full_matrix` for small B, and the rows like one of the
-batch in `methods.duplicates`.
+rows are multiplied only where the matrix itself is wanted: `methods.full_matrix` for small B, and `methods.duplicates`
+for the rows like one of the batch.
 
 Letters: B rows, D width, n rows that they are paired with.
 """
