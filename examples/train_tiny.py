@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from superbatch.reading import Example, ExampleReader
+from superbatch.formats.reader import Example, ExampleReader
 from superbatch.log import BatchLog, LogState
 from superbatch.tiny.flops import forward_flops_per_example
 from superbatch.tiny.loss import sigmoid_loss
