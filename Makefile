@@ -2,13 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 TRAINER_VENV := .venv-trainer
+OPENCLIP_VENV := .venv-openclip
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 TRAINER_ENV := $(TRAINER_VENV)/.environment
 TRAINER_STAMP := $(TRAINER_VENV)/.stamp
+OPENCLIP_STAMP := $(OPENCLIP_VENV)/.stamp
 PIP := -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo serve test test-long check format bench lock docs clean
+.PHONY: help demo serve test test-long openclip-env check format bench lock docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +35,13 @@ $(TRAINER_STAMP): $(TRAINER_ENV) $(STAMP) $(shell find library/superbatch -name 
 	@$(TRAINER_VENV)/bin/python $(PIP) install --no-deps --force-reinstall $(TRAINER_VENV)/wheels/superbatch-*.whl
 	@touch $@
 
+$(OPENCLIP_STAMP): deploy/requirements-openclip.lock library/pyproject.toml
+	@echo "making $(OPENCLIP_VENV): open_clip, which imports torchvision, has an environment of its own (6 GB)"
+	@$(PYTHON) -m venv --clear $(OPENCLIP_VENV)
+	@$(OPENCLIP_VENV)/bin/python $(PIP) install -r deploy/requirements-openclip.lock
+	@$(OPENCLIP_VENV)/bin/python $(PIP) install --no-deps --no-build-isolation --editable library
+	@touch $@
+
 demo: $(STAMP) $(TRAINER_STAMP) ## the main job, end to end, on the sample data (KEEP=1 leaves the service running)
 	@$(BIN)/superbatch demo --trainer-python $(TRAINER_VENV)/bin/python $(if $(KEEP),--keep)
 
@@ -44,6 +53,8 @@ test: $(STAMP) ## the tests
 
 test-long: $(STAMP) ## the proofs that take minutes
 	@$(BIN)/python -m pytest -m long
+
+openclip-env: $(OPENCLIP_STAMP) ## the environment in which test-long runs open_clip's own trainer
 
 check: $(STAMP) ## format, lint, types, import layers
 	@$(BIN)/ruff format --check .
@@ -65,5 +76,5 @@ docs: $(STAMP) ## write docs/openapi.json and docs/reference.md again
 lock: $(STAMP) ## resolve the lock files anew (needs uv in .venv)
 	@$(BIN)/python deploy/lock.py
 
-clean: ## remove both environments
-	@rm -rf $(VENV) $(TRAINER_VENV)
+clean: ## remove the environments
+	@rm -rf $(VENV) $(TRAINER_VENV) $(OPENCLIP_VENV)

@@ -1,4 +1,4 @@
-"""Resolve requirements.lock and requirements-trainer.lock anew: exact versions, no index address, no hashes.
+"""Resolve the three locks anew: exact versions, no index address, no hashes.
 
 torch is pinned by hand (TORCH below): its build differs by platform, and each platform's own installer chooses it.
 So is triton, which the tests use on machines without a GPU too: TRITON is the version that CUDA builds of this torch
@@ -17,6 +17,10 @@ TORCH = "torch==2.13.0"
 TRITON = 'triton==3.7.1 ; platform_system == "Linux"'
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ["setuptools>=80", "wheel"]
+OPENCLIP = ["open_clip_torch==3.3.0", "webdataset==0.2.86", "pandas", "setuptools>=80", "torchvision==0.29.2"]
+"""What open_clip's trainer needs; it pins webdataset, and asks for transformers, which only its Hub models need."""
+OPENCLIP_TORCH = "torch==2.15.0"
+"""The torch of that torchvision: none imports beside the CPU build of TORCH."""
 
 
 def project(path: Path) -> dict[str, list[str]]:
@@ -25,11 +29,11 @@ def project(path: Path) -> dict[str, list[str]]:
     return {"": table["dependencies"], **table.get("optional-dependencies", {})}
 
 
-def resolve(requirements: list[str], *, output: Path) -> None:
+def resolve(requirements: list[str], *, output: Path, torch: str = TORCH) -> None:
     """Write the lock of these requirements."""
-    wanted = [line for line in requirements if not line.startswith(("superbatch", "torch", "triton"))]
+    wanted = [line for line in requirements if not line.startswith(("superbatch", "torch>", "triton"))]
     with tempfile.NamedTemporaryFile("w", suffix=".in") as source:
-        source.write("\n".join([*wanted, TORCH]) + "\n")
+        source.write("\n".join([*wanted, torch]) + "\n")
         source.flush()
         command = ["uv", "pip", "compile", source.name, "--python-version", "3.11", "--no-header", "--no-annotate"]
         found = subprocess.run(
@@ -46,11 +50,12 @@ def resolve(requirements: list[str], *, output: Path) -> None:
 
 
 def main() -> None:
-    """Write both locks."""
+    """Write the locks."""
     library, server = project(ROOT / "library/pyproject.toml"), project(ROOT / "pyproject.toml")
     trainer = library[""] + library["torch"]
     resolve(trainer + server[""] + server["dev"] + BUILD, output=ROOT / "requirements.lock")
     resolve(trainer, output=ROOT / "requirements-trainer.lock")
+    resolve(library[""] + OPENCLIP, output=ROOT / "deploy/requirements-openclip.lock", torch=OPENCLIP_TORCH)
 
 
 if __name__ == "__main__":

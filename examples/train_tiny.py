@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from superbatch.formats.reader import Example, ExampleReader
 from superbatch.log import BatchLog, LogState
+from superbatch.reading import Example, ExampleReader
 from superbatch.tiny.flops import forward_flops_per_example
 from superbatch.tiny.loss import sigmoid_loss
 from superbatch.tiny.model import TinyDualEncoder, initial_model

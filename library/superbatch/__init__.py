@@ -1,6 +1,6 @@
 """Superbatch for trainers: read jointly selected batches exactly, in order, at any world size.
 
-`superbatch.log.BatchLog` follows a job, `superbatch.formats.reader.ExampleReader` reads its examples.
+`superbatch.log.BatchLog` follows a job, `superbatch.reading.ExampleReader` reads its examples.
 Nothing heavy is imported here.
 """
 

@@ -20,7 +20,7 @@ from superbatch.tiny.model import TinyDualEncoder, initial_model
 from superbatch.tiny.picture import MAX_PIXELS, open_picture, read_caption
 from superbatch.tiny.preprocess import PREPROCESS_VERSION, picture_to_pixels
 from superbatch.tiny.tokenizer import TinyTokenizer
-from superbatch.tiny.weights import check_fit, load_weights
+from superbatch.tiny.weights import check_fit, check_size, load_weights
 from superbatch_server.encoders.protocol import MAX_NORM_ERROR, Embeddings, PreparedRow
 
 ROLES = frozenset({"weights", "config", "tokenizer"})
@@ -111,11 +111,12 @@ def load(files: Mapping[str, Path], *, threads: int, dtype: str, max_pixels: int
         raise InvalidInput(f"threads must be at least 1; got {threads}.")
     if dtype not in _DTYPES:
         raise InvalidInput(f"dtype must be one of {sorted(_DTYPES)}; got {dtype!r}.")
+    config = TinyConfig.load(files["config"])
+    model = initial_model(config, seed=0)
+    check_size(files["weights"], model)
     contents = {role: files[role].read_bytes() for role in sorted(ROLES)}
-    config = TinyConfig.from_bytes(contents["config"])
     tokenizer = TinyTokenizer.from_bytes(contents["tokenizer"])
     check_fit(config, tokenizer)
-    model = initial_model(config, seed=0)
     load_weights(model, contents["weights"])
     # Scale and bias are read before the cast: selection uses them in full precision.
     encoder = TinyEncoder(model.eval(), tokenizer, digest=_digest(contents), threads=threads, max_pixels=max_pixels)

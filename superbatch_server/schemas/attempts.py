@@ -6,6 +6,7 @@ Base path `/internal/v1/jobs/{job}/attempts/{token}`, bearer = the attempt's own
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -111,12 +112,20 @@ class CheckpointCandidate(Body):
 
 
 class RefreshState(Body):
-    """`GET refresh`: what credit and the scheduled learner depend on, read in one transaction."""
+    """`GET refresh`: what credit, the scheduled learner and the draw depend on, read in one transaction."""
 
     consumer_trained_seq: int = Field(description="0 while there is no learner consumer.")
     consumer_live: bool = Field(description="False when the ttl has passed; true while there is no consumer yet.")
     active: CheckpointCandidate | None = Field(description="Newest ACTIVE checkpoint of the branch.")
     unverified: CheckpointCandidate | None = Field(description="Newest RECEIVED or VERIFYING one, if newer.")
+    exclusions_digest: Sha256Hex | None = Field(default=None, description="Of the rows to leave out; null for none.")
+
+
+class ExclusionSet(Body):
+    """`GET exclusions/{digest}`: the rows that a schedule row leaves out."""
+
+    digest: Sha256Hex
+    uids: str = Field(description="uids in ascending order, 32 hexadecimal digits each, nothing between them.")
 
 
 class CheckpointVerdict(Body):
@@ -133,6 +142,13 @@ class SourceCounts(Body):
     selected: int
     dropped: int = Field(default=0, description="Candidates whose learner embedding was not finite.")
     capped: int = Field(default=0, description="Candidates chosen before as often as the repetition cap allows.")
+    excluded: int = Field(default=0, description="Eligible rows that the walk stepped over because they are excluded.")
+
+
+def sum_counts(counts: Iterable[SourceCounts]) -> SourceCounts:
+    """Return the sum of counts, field by field."""
+    listed = list(counts)
+    return SourceCounts(**{name: sum(getattr(count, name) for count in listed) for name in SourceCounts.model_fields})
 
 
 class SegmentStats(Body):

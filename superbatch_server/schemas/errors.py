@@ -16,10 +16,13 @@ SuperbatchError (superbatch.formats.errors)
     │   ├── InUse
     │   ├── WrongState
     │   ├── WrongSeq
+    │   ├── WrongOffset
+    │   ├── UploadIncomplete
     │   └── NumericsChanged
     ├── Gone 410
     │   └── BehindRetention
     ├── BodyTooLarge 413
+    │   └── UploadQuota
     ├── RangeRefused 416
     ├── InvalidRequest 422
     │   ├── Validation
@@ -41,8 +44,10 @@ SuperbatchError (superbatch.formats.errors)
     │   ├── ReplayMismatch
     │   ├── ResourcesTooSmall
     │   ├── WorldSizeDoesNotDivide
+    │   ├── VariantsDoNotDivide
     │   ├── StalenessTooSmall
     │   ├── CheckpointEveryMissing
+    │   ├── TooManyExcluded
     │   └── SeqBeyondLog
     ├── TooManyRequests 429
     ├── Internal 500
@@ -156,6 +161,18 @@ class WrongSeq(Conflict):
     code, title = "wrong_seq", "Not the next batch"
 
 
+class WrongOffset(Conflict):
+    """A part of an upload does not begin where the upload ends."""
+
+    code, title = "wrong_offset", "Not the next part"
+
+
+class UploadIncomplete(Conflict):
+    """An upload cannot be completed: parts of it are missing."""
+
+    code, title = "upload_incomplete", "Upload not whole"
+
+
 class NumericsChanged(Conflict):
     """The job began under another numerics profile."""
 
@@ -189,6 +206,12 @@ class BodyTooLarge(ApiError):
     """A request body above the limit."""
 
     code, status, title = "body_too_large", 413, "Body too large"
+
+
+class UploadQuota(BodyTooLarge):
+    """An upload for which the service has no room."""
+
+    code, title = "upload_quota", "No room for this upload"
 
 
 class RangeRefused(ApiError):
@@ -317,6 +340,12 @@ class WorldSizeDoesNotDivide(InvalidRequest):
     code, title = "world_size_does_not_divide", "b is not divisible among the ranks"
 
 
+class VariantsDoNotDivide(InvalidRequest):
+    """The rows of a variant are not a multiple of world_size * accumulation, so slices would differ in their mix."""
+
+    code, title = "variants_do_not_divide", "A variant's rows are not divisible among the ranks"
+
+
 class StalenessTooSmall(InvalidRequest):
     """Under `wait` the trainer could never be served: it would wait for a checkpoint that it has not made."""
 
@@ -327,6 +356,12 @@ class CheckpointEveryMissing(InvalidRequest):
     """A learner whose checkpoints are pushed must say how often it pushes."""
 
     code, title = "checkpoint_every_missing", "checkpoint_every is missing"
+
+
+class TooManyExcluded(InvalidRequest):
+    """A job would leave out more rows than it can keep in mind."""
+
+    code, title = "too_many_excluded", "Too many excluded rows"
 
 
 class SeqBeyondLog(InvalidRequest):

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from superbatch.formats.errors import InvalidInput
+from superbatch.formats.variants import MAX_VARIANTS, trained_flops_fraction, variant_counts
 from superbatch_server.schemas.base import MAX_COUNT, Body
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -94,6 +96,19 @@ class MethodSchedule(_Schedule):
     between: Literal["step"] = "step"
 
 
+class VariantSpec(Body):
+    """A way to show an example to the model, and how much of each batch is shown so."""
+
+    resolution: Annotated[int, Field(ge=1, le=1 << 16)] = Field(description="Side of the picture in pixels.")
+    patch: Annotated[int, Field(ge=1, le=1 << 16)] | None = Field(
+        default=None, description="Side of a patch in pixels; null where the model has none."
+    )
+    flops_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        description="FLOPs of training a row so, relative to variant 0."
+    )
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = Field(description="Share of the rows of each batch.")
+
+
 class SelectionSpec(Body):
     """How each batch is selected. f, gain, weights, criterion and method may be schedules; the rest is constant."""
 
@@ -137,6 +152,21 @@ class SelectionSpec(Body):
     precision: Literal["native", "bf16"] = Field(
         default="native", description="Products of embeddings in fp32, or of factors rounded to bf16, summed in fp32."
     )
+    variants: Annotated[tuple[VariantSpec, ...], Field(max_length=MAX_VARIANTS)] = Field(
+        default=(),
+        description=(
+            "How rows are shown to the model, the full way first; shares sum to 1 within 0.001 and are rounded by "
+            "largest remainder. Empty: every row is full."
+        ),
+    )
+
+    def variant_counts(self) -> tuple[int, ...]:
+        """Rows of each variant in every batch; (b,) without variants."""
+        return variant_counts(self.b, [variant.share for variant in self.variants])
+
+    def trained_flops_fraction(self) -> float:
+        """FLOPs of training a batch relative to one whose rows are all full."""
+        return trained_flops_fraction(self.variant_counts(), [variant.flops_fraction for variant in self.variants])
 
     def methods(self) -> set[Method]:
         """Every method that the schedule names."""
@@ -154,6 +184,19 @@ class SelectionSpec(Body):
     def _rounds_fit(self) -> SelectionSpec:
         if self.b < self.N:
             raise ValueError(f"N must not exceed b; got N = {self.N}, b = {self.b}. Lower N to at most {self.b}")
+        return self
+
+    @model_validator(mode="after")
+    def _variants_fit(self) -> SelectionSpec:
+        if self.variants and self.variants[0].flops_fraction != 1.0:
+            raise ValueError(
+                f"variant 0 is the full one, flops_fraction 1; got {self.variants[0].flops_fraction:g}. "
+                "Put the full variant first, and state the others relative to it"
+            )
+        try:
+            self.variant_counts()
+        except InvalidInput as error:
+            raise ValueError(str(error).rstrip(".")) from error
         return self
 
     @model_validator(mode="after")

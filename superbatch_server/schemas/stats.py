@@ -20,6 +20,7 @@ class SourceStats(Body):
     selected: int
     dropped: int = Field(description="Candidates whose learner embedding was not finite.")
     capped: int = Field(description="Candidates chosen before as often as the repetition cap allows.")
+    excluded: int = Field(default=0, description="Eligible rows that the walk stepped over, in each pass: excluded.")
     filter_ratio: float | None = Field(description="1 - selected / candidates.")
     pool_share: float | None = Field(description="Share of the eligible rows; of the candidates until they are known.")
     kept_share: float | None = Field(description="Share of the selected rows.")
@@ -56,6 +57,9 @@ class JobStats(Body):
     consumer_trained_seq: int = Field(description="Batches that the learner has trained; 0 while there is none.")
     loaded: int = Field(description="Candidates over all published batches.")
     trained: int = Field(description="Selected rows over all published batches.")
+    trained_flops_fraction: float = Field(
+        description="FLOPs of training these rows relative to all of them in full; 1 without variants."
+    )
     dropped: int
     capped: int
     filter_ratio: float | None
@@ -65,6 +69,10 @@ class JobStats(Body):
     sources: dict[str, SourceStats]
     generation: int = Field(description="Learner refreshes so far.")
     max_staleness: int | None = Field(description="The oldest score that entered a published batch, in batches.")
+    excluded: int = Field(description="Rows that batches composed from now on leave out, by uid.")
+    exclusions_digest: str | None = Field(description="Of those rows; the schedule names it.")
+    is_searching: bool = Field(description="True while published batches are looked through for excluded rows.")
+    num_revoked: int = Field(description="Published batches that the manifest lists as revoked.")
     counters: Counters = Field(description="What the running attempt counts.")
     segments: list[SegmentPoint] = Field(description="The newest ones, oldest first.")
     schedule: list[ScheduleRow] = Field(description="What decided the batches of these segments.")

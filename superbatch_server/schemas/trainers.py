@@ -5,12 +5,25 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from superbatch_server.schemas.base import MAX_COUNT, Body, Sha256Hex
 from superbatch_server.schemas.models import FileRef
 
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+UidHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+"""The uid of a row in 32 lower-case hexadecimal digits."""
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=4000, strip_whitespace=True)]
+
+MAX_SKIPPED = 1000
+MAX_EXCLUDED_AT_ONCE = 100_000
+
+
+class SkippedBatch(Body):
+    """A whole batch that a trainer left out on all its ranks."""
+
+    seq: Count
+    reason: Reason
 
 
 class ConsumerReport(Body):
@@ -29,6 +42,9 @@ class ConsumerReport(Body):
     log_digest: Sha256Hex = Field(description="Log digest after batch trained_seq - 1.")
     ttl_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
     rewind: bool = Field(default=False, description="The trainer went back to its last checkpoint.")
+    skipped: Annotated[list[SkippedBatch], Field(max_length=MAX_SKIPPED)] = Field(
+        default=[], description="Batches left out whole; those of the learner are then listed as revoked. Repeatable."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> ConsumerReport:
@@ -89,3 +105,31 @@ class Checkpoint(Body):
     generation: int | None
     reason: str | None
     created_at: str
+
+
+class ExclusionRequest(Body):
+    """`POST /v1/jobs/{job}/exclusions`: rows that no batch composed from now on may hold."""
+
+    uids: Annotated[list[UidHex], Field(min_length=1, max_length=MAX_EXCLUDED_AT_ONCE)]
+    reason: Reason = "excluded"
+
+
+class ExclusionVersion(Body):
+    """What one request added."""
+
+    version: int
+    digest: Sha256Hex = Field(description="Of all uids up to this version; schedule rows name it.")
+    num_uids: int = Field(description="All uids up to this version.")
+    reason: str
+    created_at: str
+
+
+class Exclusions(Body):
+    """The rows that a job leaves out, and what that withdrew."""
+
+    job: str
+    digest: Sha256Hex | None = Field(description="Of the newest version; null while nothing is excluded.")
+    num_uids: int
+    is_searching: bool = Field(description="True while published batches are still looked through for these rows.")
+    num_revoked: int = Field(description="Published batches listed as revoked, skipped ones included.")
+    versions: list[ExclusionVersion] = Field(description="The newest hundred, newest first.")

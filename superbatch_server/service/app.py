@@ -12,7 +12,17 @@ from superbatch_server.service.body_limit import BodyLimit
 from superbatch_server.service.context import Deployment
 from superbatch_server.service.internal_api import is_attempt
 from superbatch_server.service.problems import MEDIA_TYPE, Problem, install_problem_handlers
-from superbatch_server.service.routes import datasets, health, jobs, manifest, models, roots, trainers
+from superbatch_server.service.routes import (
+    datasets,
+    exclusions,
+    health,
+    jobs,
+    manifest,
+    models,
+    roots,
+    trainers,
+    uploads,
+)
 from superbatch_server.service.settings import Settings
 from superbatch_server.storage.roots import open_roots
 from superbatch_server.storage.store import ArtifactStore
@@ -48,7 +58,7 @@ def create_app(*, engine: Engine, settings: Settings, store: ArtifactStore, toke
 
 def _add_routes(app: FastAPI) -> None:
     app.include_router(health.router)
-    for resource in (roots, datasets, models, jobs, manifest, trainers):
+    for resource in (roots, datasets, models, jobs, manifest, trainers, exclusions, uploads):
         app.include_router(
             resource.router, dependencies=[Depends(require_user)], responses={"default": _PROBLEM, 422: _PROBLEM}
         )

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from superbatch_server.service.settings import Settings
 from superbatch_server.storage.roots import Root
 from superbatch_server.storage.store import ArtifactStore
+from superbatch_server.storage.uploads import Uploads
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Deployment:
     store: ArtifactStore
     roots: Mapping[str, Root]
     token: str = field(repr=False)
+
+    @property
+    def uploads(self) -> Uploads:
+        """Checkpoints that trainers upload."""
+        return Uploads(self.settings.uploads_dir)
 
 
 def deployment_of(request: Request) -> Deployment:

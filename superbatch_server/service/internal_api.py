@@ -4,6 +4,7 @@
     POST heartbeat        Heartbeat     -> HeartbeatAnswer
     POST events           EventReport   -> 204
     GET  refresh                        -> RefreshState
+    GET  exclusions/{digest}            -> ExclusionSet
     POST checkpoints/{id}:verdict  CheckpointVerdict -> Checkpoint
     PUT  numerics         Numerics      -> Numerics
     PUT  pool             PoolReport    -> 204
@@ -31,6 +32,7 @@ from superbatch_server.schemas.attempts import (
     CacheLookup,
     CheckpointVerdict,
     EventReport,
+    ExclusionSet,
     Finish,
     Finished,
     Heartbeat,
@@ -45,7 +47,7 @@ from superbatch_server.schemas.attempts import (
 )
 from superbatch_server.schemas.errors import Unauthorized
 from superbatch_server.schemas.trainers import Checkpoint, CheckpointState
-from superbatch_server.service.catalog import attempts, checkpoints, events, lease, segments
+from superbatch_server.service.catalog import attempts, checkpoints, events, exclusions, lease, segments
 from superbatch_server.service.catalog.engine import read, write
 from superbatch_server.service.catalog.lease import Attempt
 from superbatch_server.service.settings import Settings
@@ -123,6 +125,14 @@ def get_refresh(who: Who, engine: Catalog) -> RefreshState:
             lease.fence(connection, who)
             checkpoints.begin_verifying(connection, who.job_id, state.unverified.id)
     return state
+
+
+@router.get("/exclusions/{digest}")
+def get_exclusions(who: Who, engine: Catalog, digest: str) -> ExclusionSet:
+    """Return the rows that a schedule row leaves out, by the digest that it names."""
+    with read(engine) as connection:
+        lease.fence(connection, who, lock=False)
+        return exclusions.exclusion_set(connection, digest)
 
 
 @router.post("/checkpoints/{checkpoint_id}:verdict")

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from superbatch_server.schemas.attempts import Runtime
 from superbatch_server.schemas.base import RootName
+from superbatch_server.schemas.uploads import UPLOADS_ROOT
 
 PREFIX = "SUPERBATCH_"
 
@@ -65,6 +66,20 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(default=8600, description="TCP port; 0 picks a free one.")
     cors_origins: tuple[str, ...] = Field(default=(), description="Origins that browsers may call from; none.")
 
+    uploads_dir: Annotated[Path, AfterValidator(_absolute)] = Field(
+        default_factory=lambda fields: fields["data_dir"] / "uploads",
+        description="Folder of uploaded checkpoints, which drivers read too; default: in data_dir.",
+    )
+    upload_quota_bytes: Annotated[int, Field(ge=1)] = Field(
+        default=64 << 30, description="Bytes that uploads of all jobs may take together."
+    )
+    upload_expiry_s: Annotated[float, Field(gt=0, le=31_536_000)] = Field(
+        default=86_400.0, description="Seconds after which an upload that nobody went on with or pushed is removed."
+    )
+    uploads_kept: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=8, description="SUPERSEDED checkpoints of a job whose uploaded files are kept, newest first."
+    )
+
     lease_s: Seconds = Field(default=30.0, description="Seconds after which a silent driver's job may be taken over.")
     heartbeat_s: Seconds = Field(default=10.0, description="Seconds between a driver's heartbeats.")
     first_heartbeat_s: Seconds = Field(
@@ -110,6 +125,16 @@ class Settings(BaseSettings):
             )
         return url
 
+    @field_validator("roots")
+    @classmethod
+    def _names_are_free(cls, roots: dict[str, str]) -> dict[str, str]:
+        if UPLOADS_ROOT in roots:
+            raise ValueError(
+                f"a root may not be named {UPLOADS_ROOT!r}, as uploaded checkpoints are; got {roots[UPLOADS_ROOT]!r} "
+                "(SUPERBATCH_ROOTS). Give it another name"
+            )
+        return roots
+
     @model_validator(mode="after")
     def _heart_beats_in_time(self) -> Settings:
         if self.heartbeat_s * 2 > self.lease_s:
@@ -143,7 +168,7 @@ class Settings(BaseSettings):
     def runtime(self) -> Runtime:
         """Return what a driver needs to know of the deployment."""
         return Runtime(
-            roots=dict(self.roots),
+            roots={**self.roots, UPLOADS_ROOT: self.uploads_dir.as_uri()},
             store_url=self.store_url,
             scratch_dir=str(self.data_dir / "scratch"),
             lease_s=self.lease_s,

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Thread
 
 from sqlalchemy import Engine, select
 
@@ -35,9 +36,12 @@ from superbatch_server.service.catalog.segments import mark_end_logged, newest_l
 from superbatch_server.service.catalog.tables import jobs
 from superbatch_server.service.processes import DriverProcess, kill, orphaned_processes
 from superbatch_server.service.settings import Settings, read_settings
+from superbatch_server.service.upload_sweep import SWEEP_S, remove_unneeded
 from superbatch_server.service.verification import verify_pending
+from superbatch_server.service.withdrawal import search_pending
 from superbatch_server.storage.roots import open_roots
 from superbatch_server.storage.store import ArtifactStore, open_store
+from superbatch_server.storage.uploads import Uploads
 
 log = logging.getLogger("superbatch.supervisor")
 
@@ -201,13 +205,14 @@ class Supervisor:
                 kill(pid)
 
 
-def verify_until(stop: threading.Event, verify: Callable[[], bool], *, poll_s: float) -> None:
-    """Verify registered data sets and models, one piece of work after the other, until `stop` is set."""
+def work_until(stop: threading.Event, work: Callable[[], bool], *, poll_s: float) -> None:
+    """Do one piece of background work after the other until `stop` is set; `work` returns whether there was any."""
     while not stop.is_set():
         try:
-            found_work = verify()
+            found_work = work()
         except Exception:
-            log.exception("verification could not finish a piece and tries again in %s s", _AFTER_FAULT_S)
+            thread = threading.current_thread().name
+            log.exception("%s could not finish a piece and tries again in %s s", thread, _AFTER_FAULT_S)
             stop.wait(_AFTER_FAULT_S)
             continue
         if not found_work:
@@ -226,15 +231,15 @@ def main(arguments: list[str]) -> int:
     engine = create_engine(settings.database_url.get_secret_value())
     migrate(engine)
     roots = open_roots(settings.roots)
-    verifier = threading.Thread(
-        target=verify_until,
-        args=(stop, lambda: verify_pending(engine, roots)),
-        kwargs={"poll_s": settings.poll_s},
-        name="verification",
-        daemon=True,
-    )
-    verifier.start()
-    Supervisor(engine=engine, settings=settings, store=open_store(settings.store_url)).run(stop)
+    store, uploads = open_store(settings.store_url), Uploads(settings.uploads_dir)
+    background: dict[str, tuple[Callable[[], bool], float]] = {
+        "verification": (lambda: verify_pending(engine, roots), settings.poll_s),
+        "withdrawal": (lambda: search_pending(engine, store), settings.poll_s),
+        "uploads": (lambda: bool(remove_unneeded(engine, uploads, settings)), SWEEP_S),
+    }
+    for name, (work, poll_s) in background.items():
+        Thread(target=work_until, args=(stop, work), kwargs={"poll_s": poll_s}, name=name, daemon=True).start()
+    Supervisor(engine=engine, settings=settings, store=store).run(stop)
     return 0
 
 

@@ -20,6 +20,7 @@ from superbatch_server.schemas.jobs import Phase
 from superbatch_server.storage.roots import open_roots
 from superbatch_server.storage.store import ArtifactStore
 from superbatch_server.workers.candidates import CandidateTables
+from superbatch_server.workers.embedding_table import put_embedding_table
 from superbatch_server.workers.executors import Executor
 from superbatch_server.workers.index import IndexSpec
 from superbatch_server.workers.index_pass import CacheService, IndexPass, PassPlan, plan_pass
@@ -139,7 +140,15 @@ def run_attempt(
     progress.enter(needs.pass_phase)
     progress.note(shards_total=len(bundle.shards), rows_total=bundle.dataset_rows, batches_published=bundle.next_seq)
     largest_B = largest_super_batch_of(bundle.spec, from_seq=bundle.next_seq)
-    index_pass = IndexPass(needs.plan, executor, service, pool=pool, progress=progress, largest_B=largest_B)
+    index_pass = IndexPass(
+        needs.plan,
+        executor,
+        service,
+        pool=pool,
+        progress=progress,
+        largest_B=largest_B,
+        on_complete=lambda: put_embedding_table(bundle, store, pool),
+    )
     Thread(target=index_pass.run, name="index-pass", daemon=True).start()
     pipeline = Pipeline(
         bundle,

@@ -50,6 +50,11 @@ class CandidateTables:
         assert image_BD is not None, "a super-batch has at least one row"
         return RowEmbeddings(image_BD, text_BD, found.logit_scale, found.logit_bias)
 
+    def sources(self, index_n: Sequence[int]) -> list[str]:
+        """Return the source of each row."""
+        shard_n = np.searchsorted(self._starts, np.array(index_n, dtype=np.int64), side="right") - 1
+        return [self._shards[at].source for at in shard_n.tolist()]
+
     def references(self, table: pa.Table) -> list[RowRef]:
         """Return where the bytes of each row of `table` lie."""
         columns = ("a_offset", "a_length", "b_offset", "b_length", "uid")

@@ -18,6 +18,7 @@ from superbatch_server.schemas.attempts import (
     CacheLookup,
     CheckpointVerdict,
     EventReport,
+    ExclusionSet,
     Finish,
     Finished,
     Heartbeat,
@@ -111,6 +112,10 @@ class AttemptClient:
     def refresh(self) -> RefreshState:
         """Return credit and checkpoints."""
         return self._ask("GET", "/refresh", answer=RefreshState)
+
+    def exclusions(self, digest: str) -> ExclusionSet:
+        """Return the rows that a schedule row leaves out."""
+        return self._ask("GET", f"/exclusions/{digest}", answer=ExclusionSet)
 
     def verdict(self, checkpoint_id: str, verdict: CheckpointVerdict) -> None:
         """Say whether a checkpoint may score."""

@@ -5,6 +5,7 @@ Letters: B candidates, K of them with a finite learner embedding, b chosen, D wi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from superbatch.selection.dispatch import select
 from superbatch.selection.errors import TooFewCandidates
 from superbatch.selection.losses import diagonal_loss, own_conditional_loss, probe_loss
 from superbatch.selection.methods.softmax import probe_index
-from superbatch.selection.slots import slot_permutation
+from superbatch.selection.slots import draw_variants, slot_permutation
 from superbatch.selection.spec import SelectionSpec
 from superbatch_server.schemas import selection as schemas
 from superbatch_server.schemas.attempts import ScheduleRow, SourceCounts
@@ -124,11 +125,16 @@ def compose(
         chosen = select(kept, spec)
     except TooFewCandidates as error:
         raise BatchNotFilled(error, dropped=int((~finite_B).sum()), seq=row.seq) from error
-    members_b = _in_slots(chosen.chosen_index, kept, spec)
+    members_b, variant_b = _in_slots(chosen.chosen_index, kept, spec, variant_counts=selection.variant_counts())
     is_scored = row.method is not schemas.Method.UNIFORM
     return Composed(
         batch=batch_table(
-            row, candidates.take(pa.array(kept_K[members_b])), chosen, members_b, _own_losses(kept, members_b, spec)
+            row,
+            candidates.take(pa.array(kept_K[members_b])),
+            chosen,
+            members_b,
+            _own_losses(kept, members_b, spec),
+            variant_b=variant_b,
         ),
         scores=score_table(row, candidates, chosen, kept_K, _losses_alone(row, kept, spec)),
         counts=_counts(
@@ -162,12 +168,14 @@ def _selection_spec(row: ScheduleRow, selection: schemas.SelectionSpec, seed: in
     )
 
 
-def _in_slots(in_choice_b: Indices, kept: Candidates, spec: SelectionSpec) -> Indices:
-    """Return the chosen in the order of their slots."""
-    slots_b = slot_permutation(
-        spec.seed, spec.seq, uids=kept.uid[in_choice_b], dataset_index=kept.dataset_index[in_choice_b]
-    )
-    return np.take(in_choice_b, slots_b)
+def _in_slots(
+    in_choice_b: Indices, kept: Candidates, spec: SelectionSpec, *, variant_counts: Sequence[int]
+) -> tuple[Indices, Indices]:
+    """Return the chosen in the order of their slots, and their variants."""
+    identity = {"uids": kept.uid[in_choice_b], "dataset_index": kept.dataset_index[in_choice_b]}
+    variant_b = draw_variants(spec.seed, spec.seq, counts=variant_counts, **identity)
+    slots_b = slot_permutation(spec.seed, spec.seq, variant=variant_b, **identity)
+    return np.take(in_choice_b, slots_b), np.take(variant_b, slots_b)
 
 
 def _own_losses(kept: Candidates, members_b: Indices, spec: SelectionSpec) -> dict[str, Array]:

@@ -14,20 +14,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from superbatch.formats.errors import CorruptFile
-from superbatch.formats.parquet_file import ParquetSource, render_parquet
+from superbatch.formats.embedding_shard import (
+    EmbeddingShard,
+    embedding_schema,
+    read_embedding_shard,
+    write_embedding_shard,
+)
 from superbatch.tiny.picture import BadRow
 from superbatch_server.encoders.microbatch import encode_padded
 from superbatch_server.encoders.protocol import DualEncoder, PreparedRow
 from superbatch_server.workers.index import OK
 
-FILE_KIND = "embedding-shard"
 NOT_FINITE = "reference_not_finite"
 NOT_UNIT = "reference_not_unit"
 UNIT_NORM_TOLERANCE = 2e-3
-
-_WIDTH, _SCALE, _BIAS = "superbatch.width", "superbatch.logit_scale", "superbatch.logit_bias"
-_ENCODER, _NUMERICS, _MICRO_BATCH = "superbatch.encoder", "superbatch.numerics", "superbatch.micro_batch"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,25 +86,17 @@ class ShardEmbedder:
 
 
 def render_embeddings(found: ShardEmbeddings, *, encoder: str, numerics: str, micro_batch: int) -> bytes:
-    """Return the embedding file: per row 2*D bytes of little-endian fp16 per tower, and the verdict.
+    """Return the embedding file, see `superbatch.formats.embedding_shard`.
 
     Args:
         encoder, numerics: digests, for people; the cache key says the same.
         micro_batch: the one in force when the shard was embedded.
     """
     width = found.image.shape[1]
-    schema = _schema(width)
     columns = [_packed(found.image), _packed(found.text), pa.array(found.verdict, type=pa.string())]
-    metadata = {
-        _WIDTH: str(width),
-        _SCALE: float(found.logit_scale).hex(),
-        _BIAS: float(found.logit_bias).hex(),
-        _ENCODER: encoder,
-        _NUMERICS: numerics,
-        _MICRO_BATCH: str(micro_batch),
-    }
-    table = pa.Table.from_arrays(columns, schema=schema)
-    return render_parquet([table], schema, file_kind=FILE_KIND, metadata=metadata)
+    rows = pa.RecordBatch.from_arrays(columns, schema=embedding_schema(width))
+    shard = EmbeddingShard(rows, width, found.logit_scale, found.logit_bias)
+    return write_embedding_shard(shard, encoder=encoder, numerics=numerics, micro_batch=micro_batch)
 
 
 def read_embeddings(data: bytes) -> ShardEmbeddings:
@@ -112,30 +104,13 @@ def read_embeddings(data: bytes) -> ShardEmbeddings:
 
     Raises: CorruptFile, UnsupportedVersion.
     """
-    head = ParquetSource(data, pa.schema([]), file_kind=FILE_KIND)
-    try:
-        width, scale, bias = int(head.text(_WIDTH)), float.fromhex(head.text(_SCALE)), float.fromhex(head.text(_BIAS))
-    except ValueError as error:
-        raise CorruptFile(
-            f"an embedding file states width, scale and bias; {error}. Delete it from the cache."
-        ) from error
-    rows = ParquetSource(data, _schema(width), file_kind=FILE_KIND).read_group(0)
+    shard = read_embedding_shard(data)
     return ShardEmbeddings(
-        image=_unpacked(rows.column("image"), width),
-        text=_unpacked(rows.column("text"), width),
-        verdict=rows.column("verdict").to_pylist(),
-        logit_scale=scale,
-        logit_bias=bias,
-    )
-
-
-def _schema(width: int) -> pa.Schema:
-    return pa.schema(
-        [
-            pa.field("image", pa.binary(2 * width), nullable=False),
-            pa.field("text", pa.binary(2 * width), nullable=False),
-            pa.field("verdict", pa.string(), nullable=False),
-        ]
+        image=_unpacked(shard.rows.column("image"), shard.width),
+        text=_unpacked(shard.rows.column("text"), shard.width),
+        verdict=shard.rows.column("verdict").to_pylist(),
+        logit_scale=shard.logit_scale,
+        logit_bias=shard.logit_bias,
     )
 
 

@@ -13,6 +13,7 @@ from hashlib import sha256
 
 import pyarrow as pa
 
+from superbatch.formats import embedding_shard
 from superbatch.formats.canonical import canonical_json
 from superbatch.formats.errors import ShardChanged
 from superbatch.formats.parquet_file import ParquetSource, render_parquet
@@ -20,8 +21,7 @@ from superbatch.formats.tar import MAX_MEMBER_BYTES, TarMember, TarSample
 from superbatch.formats.uid import UID_BYTES, row_uid
 from superbatch.tiny.picture import FORMATS, MAX_PIXELS, BadRow, BadRowReason, open_picture, read_caption
 
-FILE_KIND = "index-shard"
-OK = "ok"
+OK = embedding_shard.OK
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -126,7 +126,10 @@ class IndexTable:
         """Return the index file; the same shard always gives the same bytes under one version of pyarrow."""
         table = pa.table(self._columns, schema=INDEX_SCHEMA)
         return render_parquet(
-            [table], INDEX_SCHEMA, file_kind=FILE_KIND, metadata={"superbatch.index_spec": self._spec.digest().hex()}
+            [table],
+            INDEX_SCHEMA,
+            file_kind=embedding_shard.INDEX_KIND,
+            metadata={"superbatch.index_spec": self._spec.digest().hex()},
         )
 
 
@@ -135,7 +138,7 @@ def read_index(data: bytes) -> pa.RecordBatch:
 
     Raises: CorruptFile, UnsupportedVersion.
     """
-    return ParquetSource(data, INDEX_SCHEMA, file_kind=FILE_KIND).read_group(0)
+    return ParquetSource(data, INDEX_SCHEMA, file_kind=embedding_shard.INDEX_KIND).read_group(0)
 
 
 def check_rows(found: int, registered: int | None, *, where: str) -> None:

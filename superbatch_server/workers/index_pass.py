@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -107,10 +107,15 @@ class IndexPass:
         pool: Pool,
         progress: Progress,
         largest_B: int,
+        on_complete: Callable[[], None] = lambda: None,
     ) -> None:
-        """`largest_B`: of the batches still to be composed; checked against the complete pool."""
+        """`largest_B`: of the batches still to be composed; checked against the complete pool.
+
+        `on_complete` is called when the complete pool has been reported.
+        """
         self._plan, self._executor, self._service = plan, executor, service
         self._pool, self._progress, self._largest_B = pool, progress, largest_B
+        self._on_complete = on_complete
         self._num_shards = len(plan.ready) + len(plan.tasks)
         self._rows = 0
 
@@ -121,6 +126,7 @@ class IndexPass:
                 self._deliver(shard_id, index, embedding)
             self._compute(self._plan.tasks)
             self._service.report_pool(self._pool.report(self._plan.fingerprint))
+            self._on_complete()
             self._check_largest()
             self._pool.mark_reported()
             log.info("pass complete: %d shards, %d rows", self._num_shards, self._rows)

@@ -18,6 +18,7 @@ from superbatch_server.schemas.attempts import (
     SegmentStats,
     SourceCounts,
     WalkPosition,
+    sum_counts,
 )
 from superbatch_server.storage.store import ArtifactStore
 from superbatch_server.workers.artifacts import put_hashed
@@ -115,7 +116,7 @@ def _stats(batches: list[Timed], *, commit_s: float) -> SegmentStats:
     counts: dict[str, SourceCounts] = {}
     for batch in batches:
         for source, count in batch.composed.counts.items():
-            counts[source] = _added(counts.get(source), count)
+            counts[source] = sum_counts([counts[source], count]) if source in counts else count
     chosen = [b.composed.mean_chosen for b in batches if b.composed.mean_chosen is not None]
     candidates = [b.composed.mean_candidates for b in batches if b.composed.mean_candidates is not None]
     is_scored = len(chosen) == len(batches)
@@ -126,15 +127,4 @@ def _stats(batches: list[Timed], *, commit_s: float) -> SegmentStats:
         score_s=sum(batch.score_s for batch in batches),
         select_s=sum(batch.select_s for batch in batches),
         commit_s=commit_s,
-    )
-
-
-def _added(left: SourceCounts | None, right: SourceCounts) -> SourceCounts:
-    if left is None:
-        return right
-    return SourceCounts(
-        candidates=left.candidates + right.candidates,
-        selected=left.selected + right.selected,
-        dropped=left.dropped + right.dropped,
-        capped=left.capped + right.capped,
     )

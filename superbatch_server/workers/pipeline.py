@@ -6,9 +6,10 @@ Letters: B candidates.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic, sleep
 from typing import Protocol
 
@@ -19,15 +20,19 @@ from superbatch_server.schemas.attempts import (
     CheckpointCandidate,
     CheckpointVerdict,
     EventReport,
+    ExclusionSet,
     RefreshState,
     Release,
     ScheduleRow,
+    SourceCounts,
     WalkPosition,
+    sum_counts,
 )
 from superbatch_server.schemas.jobs import Phase
 from superbatch_server.schemas.models import FileRef
 from superbatch_server.workers.candidates import CandidateTables
 from superbatch_server.workers.compose import LearnerNotFinite, compose, finite_rows, uids_of
+from superbatch_server.workers.exclusions import ExcludingPools
 from superbatch_server.workers.executors import Executor
 from superbatch_server.workers.lists import ListWriter, Timed
 from superbatch_server.workers.model_files import model_files
@@ -52,6 +57,10 @@ class RefreshService(Protocol):
         """Return credit and checkpoints."""
         ...
 
+    def exclusions(self, digest: str) -> ExclusionSet:
+        """Return the rows that a schedule row leaves out."""
+        ...
+
     def verdict(self, checkpoint_id: str, verdict: CheckpointVerdict) -> None:
         """Say whether a checkpoint may score. Repeating changes nothing."""
         ...
@@ -70,6 +79,8 @@ class Scored:
     learner: RowEmbeddings | None
     reference: RowEmbeddings | None
     next_walk: WalkPosition
+    excluded: tuple[str, ...]
+    """The source of every row that the draw left out."""
     seconds: float
 
 
@@ -107,6 +118,7 @@ class Pipeline:
         self._verifier, self._progress, self._pause = verifier, progress, pause
         self._times_chosen = times_chosen
         self._pass_phase = pass_phase
+        self._pools = ExcludingPools(pool, service.exclusions)
         self._weights: dict[str, FileRef] = {}
         self._state = RefreshState(consumer_trained_seq=0, consumer_live=True, active=None, unverified=None)
         self._scoring = ThreadPoolExecutor(1, thread_name_prefix="scoring")
@@ -144,6 +156,7 @@ class Pipeline:
             seed=self._spec.seed,
             times_chosen=None if counts is None else counts.of(uids_of(scored.candidates)),
         )
+        composed = replace(composed, counts=_with_excluded(composed.counts, scored.excluded))
         if counts is not None:
             counts.add(uids_of(composed.batch))
         select_s = monotonic() - started
@@ -195,7 +208,7 @@ class Pipeline:
         if spoiled is not None:
             return self._remade(spoiled, position)
         recorded = self._book.recorded(seq)
-        if recorded is not None and self._has_weights(recorded):
+        if recorded is not None and recorded.walk == position and self._has_weights(recorded):
             return recorded
         if (replayed := self._book.replay(seq)) is not None:
             return replayed
@@ -220,9 +233,7 @@ class Pipeline:
         return remade
 
     def _refreshed(self) -> RefreshState:
-        """Return credit and checkpoints, with every new checkpoint tried."""
-        if not self._spec.pushes:
-            return self._state
+        """Return credit, checkpoints and exclusions, with every new checkpoint tried."""
         state = self._service.refresh()
         while state.unverified is not None and self._verifier is not None:
             verdict = self._verifier.verdict(state.unverified)
@@ -235,9 +246,9 @@ class Pipeline:
 
     def _score(self, row: ScheduleRow) -> Scored | Spoiled:
         """Draw and embed one super-batch; runs in the scoring thread."""
-        index_B, next_walk = self._walk.draw(row.walk, row.B, self._pool)
+        draw = self._walk.draw(row.walk, row.B, self._pools.under(row.exclusions_digest))
         started = monotonic()  # the draw may have waited for shards
-        candidates = self._tables.table(index_B)
+        candidates = self._tables.table(draw.index_B)
         reads = row.method.reads_criterion
         learner = reference = None
         if reads and row.criterion.uses_learner:
@@ -249,8 +260,9 @@ class Pipeline:
             if finite < self._spec.selection.b:
                 return Spoiled(row, LearnerNotFinite(finite=finite, b=self._spec.selection.b, seq=row.seq))
         if (reads and row.criterion.uses_reference) or self._tells_near_copies:
-            reference = self._tables.reference(index_B)
-        return Scored(row, candidates, learner, reference, next_walk, monotonic() - started)
+            reference = self._tables.reference(draw.index_B)
+        excluded = tuple(self._tables.sources(draw.excluded))
+        return Scored(row, candidates, learner, reference, draw.next_position, excluded, monotonic() - started)
 
     @property
     def _tells_near_copies(self) -> bool:
@@ -283,3 +295,12 @@ class Pipeline:
 
 
 _PHASE_OF_WAIT = {"trainer": Phase.WAITING_FOR_TRAINER, "checkpoint": Phase.WAITING_FOR_CHECKPOINT}
+
+
+def _with_excluded(counts: dict[str, SourceCounts], sources: Sequence[str]) -> dict[str, SourceCounts]:
+    """Return the counts of a batch, with one excluded row more for each entry of `sources`."""
+    found = dict(counts)
+    for source, rows in Counter(sources).items():
+        left_out = SourceCounts(candidates=0, selected=0, excluded=rows)
+        found[source] = sum_counts([found[source], left_out]) if source in found else left_out
+    return found

@@ -109,6 +109,11 @@ class Pool:
         """Return what the walk needs of a shard, once the pass has delivered it."""
         return self._wait_for(shard_id).rows
 
+    def objects_of(self, shard_id: int) -> tuple[CacheEntry, CacheEntry | None]:
+        """Return the objects of a shard, index and embeddings, once the pass has delivered it."""
+        shard = self._wait_for(shard_id)
+        return shard.index, shard.embedding
+
     def index_of(self, shard_id: int) -> pa.RecordBatch:
         """Return the index rows of a shard, once the pass has delivered it."""
         entry = self._wait_for(shard_id).index

@@ -36,7 +36,11 @@ class ScheduleBook:
         self._replayed = {row.seq: row for row in bundle.replay}
 
     def recorded(self, seq: int) -> ScheduleRow | None:
-        """Return the newest row of a batch, if it was decided before; such a row is used again as it is."""
+        """Return the newest row of a batch, if it was decided before.
+
+        Such a row is used again as it is, unless the walk has come elsewhere since: the batch before it was then made
+        anew, with other rows excluded.
+        """
         return self._recorded.get(seq)
 
     def replay(self, seq: int) -> ScheduleRow | None:
@@ -82,6 +86,7 @@ class ScheduleBook:
                 walk=walk,
                 row_attempt=after.row_attempt + 1 if after else 0,
                 micro_batch=max(1, micro_batch // 2) if shrink else micro_batch,
+                exclusions_digest=state.exclusions_digest,
             )
         )
 
@@ -99,6 +104,7 @@ def resolved_row(
     walk: WalkPosition,
     row_attempt: int,
     micro_batch: int,
+    exclusions_digest: str | None = None,
 ) -> ScheduleRow:
     """Return the row of a decision; a rule that stands in for the learner changes method or criterion."""
     return ScheduleRow(
@@ -112,6 +118,7 @@ def resolved_row(
         B=at.super_batch_size(b),
         gain=at.gain,
         weights=at.weights,
+        exclusions_digest=exclusions_digest,
         walk=walk,
         micro_batch=micro_batch,
     )

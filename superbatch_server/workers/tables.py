@@ -31,12 +31,15 @@ def batch_table(
     chosen: Selection,
     members_b: npt.NDArray[np.int64],
     losses: Mapping[str, Array],
+    *,
+    variant_b: npt.NDArray[np.int64],
 ) -> pa.Table:
     """Return the rows of the batch list, in slot order.
 
     Args:
         members: index rows of the chosen, in slot order; members_b: where they stand in `chosen`.
         losses: own conditional losses by model, in slot order.
+        variant_b: variants, in slot order.
     """
     b = len(members_b)
     columns: dict[str, object] = {name: members.column(name) for name in _SAME_COLUMNS}
@@ -44,7 +47,7 @@ def batch_table(
         "batch_seq": pa.array(np.full(b, row.seq, dtype=np.int64)),
         "slot": pa.array(np.arange(b, dtype=np.int32)),
         "caption_index": pa.array(np.zeros(b, dtype=np.int16)),
-        "variant": pa.array(np.zeros(b, dtype=np.int8)),
+        "variant": pa.array(variant_b.astype(np.int8)),
     }
     if row.method is not Method.UNIFORM:
         columns["chunk"] = pa.array(chosen.round[members_b].astype(np.int16))

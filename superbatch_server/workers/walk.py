@@ -57,14 +57,31 @@ class WalkRows:
     eligible: npt.NDArray[np.bool_]
     content: bytes
     """sha256 of tower a, CONTENT_BYTES per row."""
+    excluded: npt.NDArray[np.bool_] | None = None
+    """Rows that would be eligible, but that the job leaves out; None for none."""
 
 
 class WalkPool(Protocol):
-    """Law: the answer for a shard never changes; the call may block until the index pass has come to it."""
+    """Law: the answer for a shard never changes; the call may block until the index pass has come to it.
+
+    Pools of one dataset differ in what they exclude alone.
+    """
 
     def rows_of(self, shard_id: int) -> WalkRows:
         """Return the rows of one shard."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """One super-batch's candidates by dataset_index, in order; where the walk goes on; what it stepped over.
+
+    excluded: dataset_index of rows that were left out on the way, eligible ones only.
+    """
+
+    index_B: npt.NDArray[np.int64]
+    next_position: WalkPosition
+    excluded: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)
@@ -76,6 +93,7 @@ class _SuperBatch:
     put_off: list[int] = field(default_factory=list)
     contents: set[bytes] = field(default_factory=set)
     waiting: set[int] = field(default_factory=set)
+    excluded: list[int] = field(default_factory=list)
 
     @property
     def is_full(self) -> bool:
@@ -114,8 +132,10 @@ class Walk:
         """M."""
         return int(self._block_stops[-1]) if len(self._block_stops) else 0
 
-    def draw(self, position: WalkPosition, B: int, pool: WalkPool) -> tuple[npt.NDArray[np.int64], WalkPosition]:
-        """Return the dataset_index of the B candidates that follow `position`, in order, and the position after them.
+    def draw(self, position: WalkPosition, B: int, pool: WalkPool) -> Draw:
+        """Return the B candidates that follow `position`, in order, and the position after them.
+
+        A row that was put off and has been excluded since is left out like any other.
 
         Args:
             position: as an earlier draw gave it, or the default one.
@@ -156,16 +176,24 @@ class Walk:
                 batch.put_off_unseen(index)
                 continue
             shard = self._shard_of(index)
-            batch.offer(index, _content(pool.rows_of(shard.shard_id), index - shard.start_index))
+            rows, row = pool.rows_of(shard.shard_id), index - shard.start_index
+            if rows.eligible[row]:
+                batch.offer(index, _content(rows, row))
+            else:
+                batch.excluded.append(index)
 
     def _take_block(self, shard: WalkShard, start: int, stop: int, batch: _SuperBatch, pool: WalkPool) -> int:
         """Offer rows [start, stop) of the shard until the super-batch is full; return the first row not walked."""
         rows = pool.rows_of(shard.shard_id)
+        after = stop
         for row in (np.flatnonzero(rows.eligible[start:stop]) + start).tolist():
             if batch.is_full:
-                return int(row)
+                after = int(row)
+                break
             batch.offer(shard.start_index + row, _content(rows, row))
-        return stop
+        if rows.excluded is not None:
+            batch.excluded += (np.flatnonzero(rows.excluded[start:after]) + shard.start_index + start).tolist()
+        return after
 
     def _blocks_from(self, position: WalkPosition) -> Iterator[tuple[int, int, int, WalkShard]]:
         """Yield (pass, place in the pass, first row in the shard, shard) without end, unless there are no blocks."""
@@ -202,6 +230,6 @@ def _content(rows: WalkRows, row: int) -> bytes:
     return rows.content[row * CONTENT_BYTES : (row + 1) * CONTENT_BYTES]
 
 
-def _result(batch: _SuperBatch, pass_index: int, block: int, offset: int) -> tuple[npt.NDArray[np.int64], WalkPosition]:
+def _result(batch: _SuperBatch, pass_index: int, block: int, offset: int) -> Draw:
     after = WalkPosition(pass_index=pass_index, block=block, offset=offset, put_off=tuple(batch.put_off))
-    return np.array(batch.drawn, dtype=np.int64), after
+    return Draw(np.array(batch.drawn, dtype=np.int64), after, tuple(batch.excluded))

@@ -13,6 +13,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 KEYS = {
     "compose": ("gemm_fraction", "serve_ready_s", "commit_overhead_ms"),
+    "loader": ("fraction_of_webdataset", "bytes_read_per_used"),
     "selection": (
         "speedup_over_plain",
         "gemm_fraction_sigmoid",

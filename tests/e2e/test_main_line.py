@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from superbatch.formats.batch_list import BatchListReader
+from superbatch.log import BatchLog
 from tests.e2e.house import running_house
 from tests.e2e.jobs import NUM_BATCHES, register
 from tests.e2e.sample_world import NUM_SHARDS, QUARANTINED, ROWS_PER_SHARD, World
@@ -27,6 +28,10 @@ def test_a_pushed_learner_gets_every_batch_once_and_its_checkpoints_score_later_
         house.wait_state(job, "SUCCEEDED")
         stats, lists = house.get(f"/v1/jobs/{job}/stats"), house.lists(job)
 
+    (prefix,) = (tmp_path / "service").glob(f"**/jobs/{job}/*")
+    with BatchLog.from_prefix(prefix) as log:  # with the service gone, its files are the same log
+        assert log.shard_table().num_rows == NUM_SHARDS * ROWS_PER_SHARD
+        assert [batch.rows.column("uid").to_pylist() for batch in log] == trainer.uids
     assert trainer.seqs == list(range(NUM_BATCHES))
     assert all(len(set(uids)) == 16 for uids in trainer.uids), "no uid twice in a batch"
     assert sum(BatchListReader(data).num_batches for data in lists.values()) == NUM_BATCHES

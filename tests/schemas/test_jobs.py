@@ -33,7 +33,15 @@ REFERENCE, LEARNER = "model_" + "0" * 16, "model_" + "1" * 16
 FIXED, PUSHED = {"model": LEARNER}, {"model": LEARNER, "updates": "pushed"}
 HARD_LEARNER = {"criterion": "hard_learner", "max_cosine": 0.95}
 
+FULL = {"resolution": 224, "patch": 16, "flops_fraction": 1.0, "share": 0.5}
+LOW = {"resolution": 224, "patch": 32, "flops_fraction": 0.28, "share": 0.5}
+
 CONTRADICTIONS = [
+    ({"selection": {"variants": [LOW, FULL]}}, "variant 0 is the full one, flops_fraction 1; got 0.28"),
+    ({"selection": {"variants": [FULL, LOW | {"share": 0.4}]}}, "sum to 1 within 0.001; got 0.9"),
+    ({"selection": {"variants": [FULL | {"share": 0.95}, LOW | {"share": 0.05}]}}, r"got counts \[4, 0\] for b = 4"),
+    ({"selection": {"variants": [FULL, LOW | {"flops_fraction": 1.5}]}}, "flops_fraction"),
+    ({"selection": {"variants": [FULL, LOW | {"resolution": 0}]}}, "resolution"),
     ({"selection": {"method": "hard_negatives"}}, "hard_negatives needs max_cosine"),
     ({"selection": {"method": {"points": [[0, "joint"], [5, "hard_negatives"]]}}}, "hard_negatives needs max_cosine"),
     (

@@ -31,7 +31,7 @@ def test_another_process_reads_the_same_settings(tmp_path: Path, monkeypatch: py
         monkeypatch.setenv(name, value)
     assert read_settings(settings.environment()) == settings
     assert settings.roots == {"pool": (Path.cwd() / "pool").as_uri(), "far": "s3://bucket/x"}
-    assert settings.runtime().roots == settings.roots
+    assert settings.runtime().roots == settings.roots | {"uploads": (settings.data_dir / "uploads").as_uri()}
 
 
 def test_a_password_is_not_shown(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 from superbatch.formats.bucket import LogSegment
+from superbatch.formats.digests import exclusions_digest
 from superbatch_server.encoders.numerics import NumericsProfile
 from superbatch_server.schemas.attempts import (
     AttemptBundle,
@@ -15,6 +16,7 @@ from superbatch_server.schemas.attempts import (
     CheckpointCandidate,
     CheckpointVerdict,
     EventReport,
+    ExclusionSet,
     Numerics,
     PoolReport,
     RefreshState,
@@ -58,6 +60,9 @@ class FakeService:
     released: Release | None = None
     checkpoints: list[CheckpointCandidate] = field(default_factory=list)
     replay: list[ScheduleRow] = field(default_factory=list)
+    excluded: dict[str, ExclusionSet] = field(default_factory=dict)
+    exclusions_digest: str | None = None
+    is_live: bool = True
     scheduled_checkpoints: list[CheckpointCandidate] = field(default_factory=list)
     trainer: Callable[[FakeService], int] = lambda service: 0
     on_call: Callable[[str, object], None] = lambda name, body: None
@@ -100,10 +105,20 @@ class FakeService:
         new = [c for c in usable if c.state is CheckpointState.RECEIVED]
         return RefreshState(
             consumer_trained_seq=trained_seq,
-            consumer_live=True,
+            consumer_live=self.is_live,
             active=active[-1] if active else None,
             unverified=new[-1] if new else None,
+            exclusions_digest=self.exclusions_digest,
         )
+
+    def exclude(self, uids: Iterable[bytes]) -> None:
+        """Leave these rows out from the next decision on; a set that replaces the one before."""
+        listed = sorted(set(uids))
+        self.exclusions_digest = exclusions_digest(listed).hex()
+        self.excluded[self.exclusions_digest] = ExclusionSet(digest=self.exclusions_digest, uids=b"".join(listed).hex())
+
+    def exclusions(self, digest: str) -> ExclusionSet:
+        return self.excluded[digest]
 
     def push(self, name: str, file: FileRef, *, trained_seq: int) -> None:
         self.checkpoints.append(

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from superbatch.formats.batch_list import digest_of_rows, write_batch_list
 from superbatch.selection import Candidates, DualEmbeddings, SelectionSpec
 from superbatch.selection import spec as spec_module
-from superbatch.selection.noise import SLOT_ROUND
+from superbatch.selection.noise import SLOT_ROUND, VARIANT_ROUND
 from superbatch_server.schemas import selection as schemas
 from superbatch_server.schemas.attempts import ScheduleRow, WalkPosition
 from superbatch_server.workers.compose import BatchNotFilled, Composed, LearnerNotFinite, compose
@@ -236,6 +237,62 @@ def test_the_job_spec_offers_what_the_selection_takes() -> None:
         assert given[name] == taken[name], name
     assert {method.value for method in schemas.Method} == set(taken["method"]) - {"gibbs", "greedy"}
     assert {criterion.value for criterion in schemas.Criterion} == set(taken["criterion"])
+
+
+FULL = {"resolution": 32, "patch": 4, "flops_fraction": 1.0, "share": 0.5}
+LOW = {"resolution": 32, "patch": 8, "flops_fraction": 0.3, "share": 0.25}
+LOWEST = {"resolution": 16, "flops_fraction": 0.1, "share": 0.25}
+
+
+def test_a_flexi_batch_has_the_same_rows_and_the_same_mix_in_every_slice() -> None:
+    plainly, flexi = composed(), composed(variants=(FULL, LOW, LOWEST))
+    assert sorted(flexi.batch.column("dataset_index").to_pylist()) == sorted(INDEX[members_of(plainly)])
+    assert flexi.scores == plainly.scores, "who is chosen does not depend on how it is shown"
+    variant = flexi.batch.column("variant").to_numpy()
+    for parts in (1, 3):  # counts 6, 3, 3
+        for piece in np.split(variant, parts):
+            assert (np.bincount(piece) * parts).tolist() == [6, 3, 3]
+    noise = [plain.gumbel(SEED, SEQ, VARIANT_ROUND, uid) for uid in flexi.batch.column("uid").to_pylist()]
+    assert variant[np.argsort(noise)[::-1]].tolist() == [0] * 6 + [1] * 3 + [2] * 3
+    order = np.random.default_rng(0).permutation(B)
+    again = compose(
+        row_of(),
+        table().take(pa.array(order)),
+        learner=reordered(rows_of(LEARNER, dropped=True), order),
+        reference=reordered(rows_of(REFERENCE, dropped=False), order),
+        selection=schemas.SelectionSpec(b=B_SMALL, N=N, variants=(FULL, LOW, LOWEST)),
+        seed=SEED,
+    )
+    for name in ("uid", "variant", "dataset_index"):
+        assert again.batch.column(name) == flexi.batch.column(name), name
+
+
+def test_own_losses_stand_beside_their_rows_in_a_flexi_batch() -> None:
+    flexi = composed(variants=(FULL, LOW, LOWEST))
+    own = own_losses(LEARNER.take(members_of(flexi)), "sigmoid")
+    np.testing.assert_allclose(flexi.batch.column("loss_learner").to_numpy(), own, rtol=2e-4, atol=2e-4)
+
+
+def test_one_variant_changes_no_byte_of_a_list_and_two_change_its_digest() -> None:
+    def written(found: Composed) -> bytes:
+        return write_batch_list([found.batch], fingerprint=b"f" * 32)
+
+    assert written(composed()) == written(composed(variants=(FULL | {"share": 1.0},)))
+    digests = {
+        digest_of_rows(found.batch, fingerprint=b"f" * 32)
+        for found in (composed(), composed(variants=(FULL, LOW | {"share": 0.5})))
+    }
+    assert len(digests) == 2
+
+
+def members_of(found: Composed) -> np.ndarray:
+    return np.array(
+        [int(np.flatnonzero(index == INDEX)[0]) for index in found.batch.column("dataset_index").to_pylist()]
+    )
+
+
+def reordered(rows: RowEmbeddings, order: np.ndarray) -> RowEmbeddings:
+    return RowEmbeddings(rows.image[order], rows.text[order], rows.logit_scale, rows.logit_bias)
 
 
 def test_candidates_selected_and_dropped_are_counted_by_source() -> None:

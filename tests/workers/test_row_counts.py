@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from superbatch.formats.batch_list import batch_rows
-from superbatch.formats.reader import ExampleReader
 from superbatch.formats.tar import count_samples, iter_samples
+from superbatch.reading import ExampleReader
 from superbatch_server.workers.index import IndexSpec, IndexTable, raw_rows, read_index
 from tests.superbatch.formats.sample_batches import a_shard_table
 

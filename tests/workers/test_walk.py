@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from hashlib import sha256
+from itertools import count
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from superbatch_server.schemas.attempts import WalkPosition
-from superbatch_server.workers.walk import SuperBatchExceedsPool, Walk, WalkRows, WalkShard, pass_order
+from superbatch_server.workers.walk import SuperBatchExceedsPool, Walk, WalkPool, WalkRows, WalkShard, pass_order
 
 START = WalkPosition()
 
@@ -77,6 +79,13 @@ def slow_draws(
     return draws
 
 
+def step(walk: Walk, position: WalkPosition, B: int, pool: WalkPool) -> tuple[npt.NDArray[np.int64], WalkPosition]:
+    """Draw one super-batch; return its rows and where the walk goes on."""
+    found = walk.draw(position, B, pool)
+    assert found.excluded == ()
+    return found.index_B, found.next_position
+
+
 SHARDS = st.lists(st.lists(st.tuples(st.booleans(), st.integers(0, 12)), max_size=14), min_size=1, max_size=5)
 
 
@@ -97,7 +106,7 @@ def test_draws_equal_the_rule_in_words(case: tuple[list[list[tuple[bool, int]]],
     shards, block_rows, seed, sizes = case
     walk, position, draws = walk_over(shards, block_rows=block_rows, seed=seed), START, []
     for B in sizes:
-        drawn, position = walk.draw(position, B, Pool(shards))
+        drawn, position = step(walk, position, B, Pool(shards))
         draws.append(drawn.tolist())
     assert draws == slow_draws(shards, block_rows=block_rows, seed=seed, sizes=sizes)
 
@@ -110,7 +119,7 @@ def test_no_content_and_no_row_stands_twice_in_a_super_batch(
     rows = [row for shard in shards for row in shard]
     walk, position = walk_over(shards, block_rows=block_rows, seed=seed), START
     for B in sizes:
-        drawn, position = walk.draw(position, B, Pool(shards))
+        drawn, position = step(walk, position, B, Pool(shards))
         assert len({rows[i][1] for i in drawn}) == len(drawn) == B
         assert all(rows[i][0] for i in drawn)
 
@@ -122,14 +131,14 @@ def test_the_walk_goes_on_from_any_written_position(
     shards, block_rows, seed, sizes = case
     walk, position, positions, draws = walk_over(shards, block_rows=block_rows, seed=seed), START, [START], []
     for B in sizes:
-        drawn, position = walk.draw(position, B, Pool(shards))
+        drawn, position = step(walk, position, B, Pool(shards))
         draws.append(drawn.tolist())
         positions.append(position)
     k = data.draw(st.integers(0, len(sizes)))
     fresh = walk_over(shards, block_rows=block_rows, seed=seed)
     position = WalkPosition.model_validate_json(positions[k].model_dump_json())
     for B, expected, after in zip(sizes[k:], draws[k:], positions[k + 1 :], strict=True):
-        drawn, position = fresh.draw(position, B, Pool(shards))
+        drawn, position = step(fresh, position, B, Pool(shards))
         assert (drawn.tolist(), position) == (expected, after)
 
 
@@ -144,7 +153,7 @@ def test_each_row_of_distinct_contents_is_drawn_once_per_pass(
         return
     walk, position, counts, num_draws = walk_over(shards, block_rows=block_rows, seed=seed), START, Counter[int](), 0
     while position.pass_index < 3:
-        drawn, position = walk.draw(position, B, Pool(shards))
+        drawn, position = step(walk, position, B, Pool(shards))
         counts.update(drawn.tolist())
         num_draws += 1
         walked = 3 * num_rows if position.pass_index == 3 else None
@@ -158,18 +167,18 @@ def test_each_row_of_distinct_contents_is_drawn_once_per_pass(
 def test_the_two_captions_of_a_picture_come_in_neighbouring_super_batches() -> None:
     shards = [[(True, 1), (True, 1), (True, 2), (True, 3), (True, 4)]]
     walk = walk_over(shards, block_rows=5)
-    first, position = walk.draw(START, 2, Pool(shards))
+    first, position = step(walk, START, 2, Pool(shards))
     assert (first.tolist(), position.put_off) == ([0, 2], (1,))
-    second, position = walk.draw(position, 2, Pool(shards))
+    second, position = step(walk, position, 2, Pool(shards))
     assert (second.tolist(), position.put_off) == ([1, 3], ())
 
 
 def test_rows_put_off_may_fill_a_super_batch_without_moving_the_walk() -> None:
     shards = [[(True, 1), (True, 1), (True, 1), (True, 2), (True, 3)]]
     walk = walk_over(shards, block_rows=5)
-    _, position = walk.draw(START, 2, Pool(shards))
+    _, position = step(walk, START, 2, Pool(shards))
     assert position == WalkPosition(pass_index=0, block=0, offset=4, put_off=(1, 2))
-    drawn, after = walk.draw(position, 1, Pool(shards))
+    drawn, after = step(walk, position, 1, Pool(shards))
     assert drawn.tolist() == [1]
     assert after == WalkPosition(pass_index=0, block=0, offset=4, put_off=(2,))
 
@@ -178,7 +187,7 @@ def test_a_row_that_still_waits_is_not_put_off_again_so_what_waits_never_exceeds
     shards = [[(True, 1)] * 8 + [(True, 2)]]  # one picture on 8 of 9 rows: each super-batch of 2 holds one of them
     walk, position = walk_over(shards, block_rows=9), START
     for _ in range(40):
-        drawn, position = walk.draw(position, 2, Pool(shards))
+        drawn, position = step(walk, position, 2, Pool(shards))
         assert len(drawn) == 2
         assert len(set(position.put_off)) == len(position.put_off) <= 8
     assert position.pass_index > 30
@@ -189,10 +198,59 @@ def test_the_largest_possible_super_batches_never_fail_wherever_they_begin(block
     shards = [[(True, content) for content in (1, 2, 1, 3)], [(False, 9), (True, 4), (True, 4)], [(True, 5)]]
     walk, position = walk_over(shards, block_rows=block_rows), START
     for _ in range(50):
-        drawn, position = walk.draw(position, 5, Pool(shards))
+        drawn, position = step(walk, position, 5, Pool(shards))
         assert len(drawn) == 5
         with pytest.raises(SuperBatchExceedsPool, match=r"B = 6, distinct = 5"):
             walk.draw(position, 6, Pool(shards))
+
+
+def excluding(shards: list[list[tuple[bool, int]]], excluded: set[int]) -> Pool:
+    """The pool without the rows of `excluded`, by dataset_index."""
+    pool, start = Pool(shards), 0
+    for i, rows in enumerate(pool.rows):
+        named = np.array([start + row in excluded for row in range(len(rows.eligible))], dtype=bool)
+        pool.rows[i] = WalkRows(rows.eligible & ~named, rows.content, rows.eligible & named)
+        start += len(named)
+    return pool
+
+
+@given(cases(), st.data())
+def test_excluded_rows_are_stepped_over_as_if_they_were_not_eligible_and_counted_once_per_pass(
+    case: tuple[list[list[tuple[bool, int]]], int, int, list[int]], data: st.DataObject
+) -> None:
+    shards, block_rows, seed, sizes = case
+    rows = [row for shard in shards for row in shard]
+    excluded = data.draw(st.sets(st.integers(0, len(rows) - 1)))
+    number = count()
+    without = [[(next(number) not in excluded and ok, content) for ok, content in shard] for shard in shards]
+    walk, position, plain, stepped_over = walk_over(shards, block_rows=block_rows, seed=seed), START, START, Counter()
+    for B in [size for size in sizes if size <= distinct(without)]:
+        found = walk.draw(position, B, excluding(shards, excluded))
+        expected, plain = step(walk, plain, B, Pool(without))
+        position = found.next_position
+        assert (found.index_B.tolist(), position) == (expected.tolist(), plain)
+        stepped_over.update(found.excluded)
+    assert set(stepped_over) <= {index for index in excluded if rows[index][0]}
+    assert all(times <= position.pass_index + 1 for times in stepped_over.values())
+
+
+def test_a_row_is_left_out_once_where_the_walk_passes_it() -> None:
+    shards = [[(True, content) for content in range(6)]]
+    walk, position, left_out = walk_over(shards, block_rows=6), START, []
+    for _ in range(3):
+        found = walk.draw(position, 2 if position.offset < 5 else 1, excluding(shards, {0, 4}))
+        left_out.append((found.index_B.tolist(), found.excluded))
+        position = found.next_position
+    assert left_out == [([1, 2], (0,)), ([3, 5], (4,)), ([1, 2], (0,))]
+
+
+def test_a_row_that_was_put_off_and_then_excluded_does_not_come() -> None:
+    shards = [[(True, 1), (True, 1), (True, 2), (True, 3)]]
+    walk = walk_over(shards, block_rows=4)
+    first = walk.draw(START, 2, Pool(shards))
+    assert (first.index_B.tolist(), first.next_position.put_off) == ([0, 2], (1,))
+    second = walk.draw(first.next_position, 1, excluding(shards, {1}))
+    assert (second.index_B.tolist(), second.excluded) == ([3], (1,))
 
 
 def test_a_super_batch_above_the_distinct_contents_names_both_numbers() -> None:
@@ -213,7 +271,7 @@ def test_shards_are_asked_for_in_the_announced_order(
     announced = walk.shards_in_order(START)
     assert sorted(announced) == list(range(len(shards)))
     for B in sizes:
-        _, position = walk.draw(position, B, pool)
+        _, position = step(walk, position, B, pool)
     assert announced[: len(pool.asked)] == pool.asked
     assert sorted(walk.shards_in_order(position)) == list(range(len(shards)))
 

@@ -51,7 +51,7 @@ class HttpService:
 
         # Proxies of the environment are for other hosts, never for a service on this machine.
         self._http = httpx.Client(transport=transport, trust_env=not connection.is_local)
-        self._client = ServiceClient(
+        self.client = ServiceClient(
             connection.url, token=connection.token, client=self._http, num_attempts=NUM_ATTEMPTS, sleep=sleep
         )
         self._url = connection.url
@@ -66,13 +66,13 @@ class HttpService:
 
     def get(self, path: str, query: Query | None = None) -> JsonFields:
         """Return the resource at `path`."""
-        return self._fields(self._client.get(path.lstrip("/"), params=query).content, f"GET {path}")
+        return self._fields(self.client.get(path.lstrip("/"), params=query).content, f"GET {path}")
 
     def post(self, path: str, body: JsonObject) -> JsonFields:
         """Submit `body` once: the Idempotency-Key makes a repeated request the same request."""
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         return self._fields(
-            self._client.send_json("POST", path.lstrip("/"), body, headers=headers).content, f"POST {path}"
+            self.client.send_json("POST", path.lstrip("/"), body, headers=headers).content, f"POST {path}"
         )
 
     def items(self, path: str, name: str, query: Query | None = None) -> Iterator[JsonFields]:

@@ -8,7 +8,20 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from superbatch import __version__
-from superbatch.cli import datasets, jobs, models, plan, submit, watch
+from superbatch.cli import (
+    convert,
+    datasets,
+    export_npy,
+    export_tars,
+    jobs,
+    models,
+    plan,
+    serve_tars,
+    submit,
+    verify_loader,
+    watch,
+    watch_checkpoints,
+)
 from superbatch.cli.client import HttpService
 from superbatch.cli.connection import Connection, add_connection_options, find_connection
 from superbatch.cli.errors import CommandError, Exit, NoService
@@ -22,7 +35,13 @@ DESCRIPTION = """Superbatch selects the batches that a contrastive model learns 
 commands of the client:
     datasets add | list     register the shards to curate
     models add | list       register a reference or a learner
+    convert FILE OUT        a trainer's checkpoint into the safetensors that the service takes; needs no service
+    watch-checkpoints DIR   push every checkpoint that a trainer writes into a folder
+    export-tars JOB FOLDER  the batches as WebDataset tars that stock readers keep whole
+    serve-tars JOB          the same tars over HTTP, as the batches are composed
+    export-npy JOB FILE     the chosen rows as a DataComp subset file: a set, without batches or order
     plan                    what a curated run will cost, and when it pays; needs no service
+    verify-loader -- CMD    prove that a loader keeps every batch whole; needs no service
     submit                  submit a job from a spec or from flags
     watch JOB               follow a job: phase, shards, batches, filter ratio, staleness
     jobs list               list jobs
@@ -55,6 +74,8 @@ def run(
         options = build_parser().parse_args(arguments)
         if options.command in LOCAL_COMMANDS:
             return int(options.run_alone(options))
+        if options.command in LOG_COMMANDS:
+            return int(options.run_log(options, lambda: find_connection(options, environment)))
         with connect(find_connection(options, environment)) as service:
             return int(options.run(options, service))
     except BrokenPipeError:
@@ -91,6 +112,17 @@ def build_parser() -> argparse.ArgumentParser:
         commands.add_parser("submit", parents=[connection], description=submit.HELP, formatter_class=RAW)
     )
     plan.add_parsers(commands.add_parser("plan", description=plan.HELP, formatter_class=RAW))
+    verify_loader.add_parsers(commands.add_parser("verify-loader", description=verify_loader.HELP, formatter_class=RAW))
+    convert.add_parsers(commands.add_parser("convert", description=convert.HELP, formatter_class=RAW))
+    watch_checkpoints.add_parsers(
+        commands.add_parser(
+            "watch-checkpoints", parents=[connection], description=watch_checkpoints.HELP, formatter_class=RAW
+        )
+    )
+    for name, module in LOG_COMMANDS.items():
+        module.add_parsers(
+            commands.add_parser(name, parents=[connection], description=module.HELP, formatter_class=RAW)
+        )
     for name, run in JOB_COMMANDS.items():
         command = commands.add_parser(name, parents=[connection], description=run.__doc__)
         command.add_argument("job", metavar="JOB", help="id of the job")
@@ -99,9 +131,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 JOB_COMMANDS = {"watch": watch.watch, "cancel": jobs.cancel, "retry": jobs.retry, "events": jobs.events}
-LOCAL_COMMANDS = frozenset({"plan"})
+LOG_COMMANDS = {"export-tars": export_tars, "serve-tars": serve_tars, "export-npy": export_npy}
+"""Commands that read a job's log, from the service or from files."""
+LOCAL_COMMANDS = frozenset({"plan", "convert", "verify-loader"})
 """Commands that need no service."""
-CLIENT_COMMANDS = frozenset({"datasets", "models", "jobs", "submit", *LOCAL_COMMANDS, *JOB_COMMANDS})
+CLIENT_COMMANDS = frozenset(
+    {"datasets", "models", "jobs", "submit", "watch-checkpoints", *LOCAL_COMMANDS, *LOG_COMMANDS, *JOB_COMMANDS}
+)
 
 
 def _description() -> str:

@@ -13,6 +13,9 @@ from superbatch.cli.client import Service
 from superbatch.cli.errors import CommandError
 from superbatch.cli.text import shown
 
+UPLOADS_ROOT = "uploads"
+"""The service's own root, for uploaded checkpoints; no other may have this name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Root:
@@ -51,7 +54,7 @@ def root_of(directory: Path, roots: Sequence[Root]) -> tuple[Root, str]:
     directory = directory.resolve()
     found = [(root, key) for root in roots if (key := root.key_of(directory)) is not None]
     if not found:
-        name = _free_name(directory, {root.name for root in roots})
+        name = _free_name(directory, {root.name for root in roots} | {UPLOADS_ROOT})
         setting = shlex.quote(f"{name}={shown(str(directory))}")
         raise CommandError(
             f"a folder must lie in a root of the service; {shown(str(directory))} lies in none "

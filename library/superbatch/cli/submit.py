@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+from superbatch.cli import variant_flag
 from superbatch.cli.client import Service
 from superbatch.cli.datasets import read_json
 from superbatch.cli.errors import CommandError, Exit
@@ -40,6 +41,7 @@ FIELD_OF_FLAG = {
     "repetition_cap": "selection.repetition_cap",
     "max_cosine": "selection.max_cosine",
     "precision": "selection.precision",
+    "variants": "selection.variants",
     "block_rows": "draw.block_rows",
     "max_staleness": "refresh.max_staleness",
     "on_stale": "refresh.on_stale",
@@ -75,6 +77,14 @@ def add_parsers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repetition-cap", type=int, metavar="TIMES", help="how often an example may be chosen")
     parser.add_argument("--max-cosine", type=float, metavar="C", help="keeps rows as near as this apart, in (0, 1]")
     parser.add_argument("--precision", choices=("native", "bf16"), help="of the products that select")
+    parser.add_argument(
+        "--variant",
+        dest="variants",
+        action="append",
+        type=variant_flag.variant,
+        metavar=variant_flag.METAVAR,
+        help="how a share of each batch is shown to the model; once per variant, the full one first",
+    )
     parser.add_argument("--num-batches", type=int, metavar="K", help="length of the job")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--block-rows", type=int, metavar="ROWS", help="consecutive rows drawn together")

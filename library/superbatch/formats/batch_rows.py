@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,6 +11,9 @@ import pyarrow.compute as pc
 from superbatch.formats.digests import batch_digest
 from superbatch.formats.errors import InvalidInput
 from superbatch.formats.uid import UID_BYTES
+from superbatch.formats.variants import positions_by_variant
+
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 BATCH_LIST_SCHEMA = pa.schema(
     [
@@ -129,3 +133,24 @@ def _column(values: pa.Array | pa.ChunkedArray | Sequence[object] | None, type: 
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
     return values.cast(type) if isinstance(values, pa.Array) else pa.array(values, type=type)
+
+
+def split_by_variant(rows: Rows, *, num_variants: int) -> list[Rows]:
+    """Return the rows of each variant, in slot order: what a trainer hands to the model at one resolution.
+
+    For a slice of b / (R * accumulation) slots that the service let through, each part has the same size on every rank
+    and micro-step. A trainer concatenates the embeddings of the parts before the loss, so that the batch stays joint.
+
+    Args:
+        rows: a batch or a slice of it with the column `variant`.
+        num_variants: len(manifest.policy.variants); 1 where that list is empty.
+    Returns:
+        num_variants tables or record batches of the type of `rows`; a part may be empty.
+    Raises:
+        InvalidInput: a row has a variant outside [0, num_variants).
+    Cost: a copy of the rows; none where there is one variant.
+    """
+    positions = positions_by_variant(rows.column("variant").to_pylist(), num_variants=num_variants)
+    if num_variants == 1:
+        return [rows]
+    return [rows.take(pa.array(part, type=pa.int64())) for part in positions]

@@ -1,4 +1,4 @@
-"""Every digest of the design, each one function: shard, dataset, eligible set, batch, log.
+"""Every digest of the design, each one function: shard, dataset, eligible set, exclusions, batch, log.
 
 All are sha256 over a versioned prefix that ends in a zero byte, followed by the parts in the order stated. Integers
 are little-endian. Strings are UTF-8. Digests are 32 raw bytes here and lower-case hexadecimal in JSON.
@@ -101,6 +101,26 @@ def eligible_digest(dataset_fingerprint: bytes, eligible: Iterable[bool] | bytes
     """
     bitmap = eligible if isinstance(eligible, bytes) else eligible_bitmap(eligible)
     return sha256(b"superbatch-eligible-v1\0" + _checked(dataset_fingerprint, "dataset fingerprint") + bitmap).digest()
+
+
+def exclusions_digest(uids: Iterable[bytes]) -> bytes:
+    """Return the digest of a set of excluded rows; a schedule row names it, so that a replay leaves out the same ones.
+
+    sha256("superbatch-exclusions-v1" 0x00 + the uids in ascending order, each once, 16 bytes each).
+
+    Args:
+        uids: 16 bytes each, in any order; one that comes twice counts once.
+    Returns:
+        32 bytes.
+    Raises:
+        InvalidInput: a uid that is not 16 bytes long.
+    Source: design.md section 4, digest of the exclusions.
+    """
+    ordered = sorted(set(uids))
+    for uid in ordered:
+        if len(uid) != UID_BYTES:
+            raise InvalidInput(f"a uid has {UID_BYTES} bytes; got {len(uid)} (exclusions). Pass bytes, not their hex.")
+    return sha256(b"superbatch-exclusions-v1\0" + b"".join(ordered)).digest()
 
 
 def batch_digest(fingerprint: bytes, seq: int, uids: Sequence[bytes], variants: Sequence[int]) -> bytes:

@@ -136,10 +136,12 @@ class LogEnded(LogError):
         self.final_seq = final_seq
 
     def __str__(self) -> str:
-        return (
-            f"the job {self.state} after {self.final_seq} batches; all of them were delivered. "
-            "Save the trainer's state, look at the job's events, and retry the job (a cancelled one cannot go on)."
-        )
+        if self.state == "cancelled":
+            what_to_do = "A cancelled job cannot go on: save the trainer's state, and submit a job for what is missing."
+        else:
+            what_to_do = "Save the trainer's state, look at the job's events, and retry the job."
+        was = "was cancelled" if self.state == "cancelled" else self.state
+        return f"the job {was} after {self.final_seq} batches; all of them were delivered. {what_to_do}"
 
 
 class LogStalled(LogError):
@@ -149,7 +151,7 @@ class LogStalled(LogError):
 
 
 class RevokedBatch(LogError):
-    """A published batch was withdrawn because it holds an excluded row; pass on_revoked="skip" to step over it."""
+    """A published batch was withdrawn: it holds an excluded row, or the trainer skipped it; ranks may agree to skip."""
 
     code: ClassVar[str] = "revoked_batch"
 
@@ -161,5 +163,6 @@ class RevokedBatch(LogError):
     def __str__(self) -> str:
         return (
             f"batch {self.seq} was revoked ({self.reason}). "
-            'Open the log with on_revoked="skip" on every rank to step over revoked batches.'
+            "Open the log again with skipped=withdrawn(), the same on every rank "
+            '(a single rank: on_revoked="skip", world_size=1).'
         )

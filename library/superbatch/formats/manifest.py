@@ -177,7 +177,7 @@ class Manifest:
             history_id=fields.text("history_id"),
             dataset_fingerprint=fields.sha256_hex("dataset_fingerprint"),
             shard_table=fields.text("shard_table"),
-            policy=_policy_from(fields.object("policy")),
+            policy=policy_from(fields.object("policy")),
             reference_digest=fields.optional_sha256_hex("reference_digest"),
             eligible_digest=fields.optional_sha256_hex("eligible_digest"),
             numerics_profile=None if profile is None else _profile_from(profile),
@@ -191,7 +191,8 @@ class Manifest:
         )
 
 
-def _policy_from(fields: JsonFields) -> Policy:
+def policy_from(fields: JsonFields) -> Policy:
+    """Return the policy in an object that is part of a larger document."""
     return Policy(
         method=fields.text_or_object("method"),
         criterion=None if fields.is_null("criterion") else fields.text_or_object("criterion"),

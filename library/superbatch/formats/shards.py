@@ -43,6 +43,8 @@ class ShardTable:
 
     caption_field of webdataset shards: the suffix of the caption's member ("txt"), or "<suffix>:<field>" for a field of
     a JSON member ("json:caption"). Of the other formats: the name of the field or column.
+    a_field of Parquet and JSONL shards: the column or field that holds tower a; None in webdataset shards.
+    Fields and columns may be nested: "meta.caption".
     """
 
     dataset_fingerprint: str
@@ -50,6 +52,7 @@ class ShardTable:
     kind_b: str
     caption_field: str | None
     shards: tuple[ShardEntry, ...]
+    a_field: str | None = None
 
     def __post_init__(self) -> None:
         _check_order(self.shards)
@@ -80,6 +83,7 @@ class ShardTable:
             "kind_a": self.kind_a,
             "kind_b": self.kind_b,
             "caption_field": self.caption_field,
+            **({} if self.a_field is None else {"a_field": self.a_field}),
             "shards": [asdict(shard) for shard in self.shards],
         }
 
@@ -103,6 +107,7 @@ class ShardTable:
                 kind_a=fields.text("kind_a"),
                 kind_b=fields.text("kind_b"),
                 caption_field=fields.optional_text("caption_field"),
+                a_field=fields.optional_text("a_field"),
                 shards=tuple(_shard_from(shard) for shard in fields.objects("shards")),
             )
         except InvalidInput as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from superbatch.formats.segments import ScoredWith, Segment
+from superbatch.formats.slices import slot_range
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,22 @@ class LogBatch:
     B: int
     staleness: int | None
     log_digest: bytes
+
+    def slice(self, rank: int, *, world_size: int, accumulation: int = 1, micro: int | None = None) -> pa.RecordBatch:
+        """Return the rows of this batch that one rank trains on, in slot order; nothing is copied.
+
+        Args:
+            rank: r, in [0, world_size).
+            world_size: R, number of ranks.
+            accumulation: A, micro-steps per optimizer step.
+            micro: m, in [0, accumulation); None for the rank's whole share.
+        Returns:
+            b / R rows, or b / (R * A) for one micro-step: those of `superbatch.formats.slices.slot_range`.
+        Raises:
+            InvalidInput: b is not divisible by world_size * accumulation, or a position is out of range.
+        """
+        slots = slot_range(self.rows.num_rows, rank, world_size=world_size, accumulation=accumulation, micro=micro)
+        return self.rows.slice(slots.start, len(slots))
 
     @classmethod
     def of(cls, segment: Segment, seq: int, *, rows: pa.RecordBatch, log_digest: bytes) -> LogBatch:

@@ -6,28 +6,36 @@ import math
 import os
 import random
 import re
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
-from typing import Literal, Self
+from typing import NoReturn, Self, Unpack
 
 import httpx
+from pyarrow import fs
 
-from superbatch.formats.batch_list import BatchListReader
-from superbatch.formats.errors import HistoryChanged, InvalidInput, RevokedBatch
-from superbatch.formats.manifest import Manifest
-from superbatch.formats.segments import Segment
+from superbatch.formats.errors import InvalidInput
+from superbatch.formats.manifest import Manifest, Revoked
 from superbatch.formats.shards import ShardTable
+from superbatch.formats.slices import slot_range
 from superbatch.log.batch import LogBatch
-from superbatch.log.checkpoints import PushedCheckpoint, check_safetensors, place_checkpoint
+from superbatch.log.checkpoints import PushedCheckpoint, WeightsFile
 from superbatch.log.cursor import Cursor, LogState, checked_state
-from superbatch.log.dataset_links import fetch_local_roots, fetch_shard_table
-from superbatch.log.follower import ManifestFollower
+from superbatch.log.follower import SegmentFollower
 from superbatch.log.list_cache import ListCache
 from superbatch.log.list_fetcher import fetch_list
-from superbatch.log.reports import Consumer, Counts, Reporter, Role, post_checkpoint
+from superbatch.log.options import LogOptions
+from superbatch.log.prefix_source import PrefixSource
+from superbatch.log.push import Place, push_weights
+from superbatch.log.read_ahead import ListReadAhead, ProvenList
+from superbatch.log.reports import Consumer, Counts, Reporter, Role
 from superbatch.log.service_client import ServiceClient
+from superbatch.log.service_source import ServiceSource, fetch_local_roots
+from superbatch.log.source import LogSource, fetch_shard_table
+from superbatch.log.withdrawals import OnRevoked, Withdrawals
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
@@ -35,10 +43,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 class BatchLog:
     """Iterates over the batches of a job from a saved state, or from its start, to its end; blocks until each is there.
 
-    Iteration stops after the last batch of a job that completed. It raises LogEnded after the last batch of one that
-    failed or was cancelled, HistoryChanged (409), BehindRetention (410), DigestMismatch when a list or the chain of
-    digests is wrong, ServiceError when the service refuses, ServiceUnreachable when it stays silent, LogStalled when no
-    batch came within idle_limit_s, RevokedBatch when a batch was withdrawn. After any of them a new BatchLog may be
+    A thread fetches and proves the next lists meanwhile; it belongs to the process that opened the log, so a forked
+    worker opens a log of its own. Iteration stops after the last batch of a job that completed. It raises LogEnded
+    after the last one of a job that failed or was cancelled, HistoryChanged (409), BehindRetention (410),
+    DigestMismatch when a list or the chain of digests is wrong, ServiceError when the service refuses,
+    ServiceUnreachable when it stays silent, LogStalled when no batch came within idle_limit_s, RevokedBatch when a
+    batch was withdrawn: each at the batch that it keeps from being handed out. After any of them a new BatchLog may be
     opened from `state()`. While it waits, a registered trainer stays registered: the last report is repeated.
 
     Args:
@@ -47,17 +57,28 @@ class BatchLog:
         token: bearer token.
         history_id: history to insist on; None for the one of `state`, or else the current one.
         state: what `state()` returned; None for the start of the log.
-        cache_dir: folder in which lists are kept; None for none. It may be shared.
+        cache_dir: folder in which lists are kept; None for none. All ranks of a machine may share it.
         cache_bytes: size of that folder.
         read_ahead: batches that the trainer asks for ahead of the one being trained, as `register` reports it (a torch
-            loader: workers * (prefetch_factor + 1)); nothing is fetched ahead here.
+            loader: workers * (prefetch_factor + 1)).
+        lists_ahead: lists fetched ahead, at least 1. lists_ahead_bytes: their size; one is kept however large it is.
         wait_s: length of a long poll.
         idle_limit_s: longest wait for one batch; None for no limit.
         num_attempts: tries per request, about two minutes in all by default.
         timeout_s: longest silence of the service on an open connection.
-        on_revoked: "skip" steps over withdrawn batches; every rank must do the same.
+        on_revoked: "skip" steps over withdrawn batches; it needs world_size 1, or `skipped`, so that ranks stay in
+            step.
+        skipped: the batches to step over: what rank 0 got from `withdrawn()` and gave to every rank. A batch that is
+            withdrawn beside them raises.
+        world_size: number of ranks, checked at once against b of the job; None where it is not known yet.
+        accumulation: micro-steps per optimizer step, checked with it.
         client: an httpx client with proxies or certificates of your own.
+        source: where to read instead of at `url` (see `from_prefix`); nothing can be reported there.
         rng, sleep, clock: jitter, pauses and monotonic time.
+    Raises:
+        InvalidInput: a state that is none, an address that is none, b that world_size * accumulation does not divide,
+            "skip" on several ranks without `skipped`.
+        HistoryChanged: a state of another job or history.
     """
 
     def __init__(
@@ -71,47 +92,93 @@ class BatchLog:
         cache_dir: str | os.PathLike[str] | None = None,
         cache_bytes: int = 256 << 20,
         read_ahead: int = 0,
+        lists_ahead: int = 4,
+        lists_ahead_bytes: int = 64 << 20,
         wait_s: float = 20.0,
         idle_limit_s: float | None = None,
         num_attempts: int = 12,
         timeout_s: float = 30.0,
-        on_revoked: Literal["raise", "skip"] = "raise",
+        on_revoked: OnRevoked = "raise",
+        skipped: Iterable[Revoked] | None = None,
+        world_size: int | None = None,
+        accumulation: int = 1,
         client: httpx.Client | None = None,
+        source: LogSource | None = None,
         rng: random.Random | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.job = _checked_name(job, what="job")
         self.read_ahead = read_ahead
+        self._process_id = os.getpid()
         self._cursor: Cursor | None = None
         if state is not None:
-            found = checked_state(state, job=job)
-            if history_id not in (None, found["history_id"]):
-                raise HistoryChanged(
-                    f"a state can only resume its own history; got {found['history_id']!r} where "
-                    f"{history_id!r} is wanted. "
-                    "Start from a trainer checkpoint without a log state."
-                )
-            self._cursor = Cursor(found)
-            history_id = found["history_id"]
-        self._service = ServiceClient(
-            url, token=token, client=client, num_attempts=num_attempts, timeout_s=timeout_s, rng=rng, sleep=sleep
-        )
-        self._follower = ManifestFollower(
-            self._service,
-            job,
-            history_id=history_id,
-            wait_s=wait_s,
-            idle_limit_s=idle_limit_s,
-            sleep=sleep,
-            clock=clock,
-            keep_alive=self._keep_alive,
-        )
+            self._cursor = Cursor(checked_state(state, job=job, history_id=history_id))
+            history_id = self._cursor.history_id
+        self._ending = threading.Event()
+        sleep = self._ending.wait if sleep is None else sleep
+        self._service: ServiceClient | None = None
+        if source is None:
+            self._service = ServiceClient(
+                url, token=token, client=client, num_attempts=num_attempts, timeout_s=timeout_s, rng=rng, sleep=sleep
+            )
+            source = ServiceSource(self._service, job)
+        self._source = source
         self._clock = clock
+        self._wait_s = wait_s
+        self._idle_limit_s = idle_limit_s
         self._cache = None if cache_dir is None else ListCache(cache_dir, max_bytes=cache_bytes)
-        self._on_revoked = on_revoked
-        self._open: tuple[Segment, BatchListReader] | None = None
+        self._withdrawals = Withdrawals(on_revoked=on_revoked, skipped=skipped, world_size=world_size)
+        self._follower = SegmentFollower(source, job, history_id=history_id, sleep=sleep, clock=clock)
+        self._lists = ListReadAhead(
+            self._follower,
+            partial(fetch_list, source=source, cache=self._cache),
+            wait_s=wait_s,
+            max_lists=lists_ahead,
+            max_bytes=lists_ahead_bytes,
+        )
+        weakref.finalize(self, self._lists.close)
+        self._open: ProvenList | None = None
+        self._is_whole = False
         self._reporter: Reporter | None = None
+        self.world_size = world_size
+        self.accumulation = accumulation
+        if world_size is not None:
+            self._check_divides(world_size, accumulation)
+
+    @classmethod
+    def from_prefix(
+        cls,
+        uri: str | os.PathLike[str],
+        job: str | None = None,
+        *,
+        filesystem: fs.FileSystem | None = None,
+        **options: Unpack[LogOptions],
+    ) -> Self:
+        """Open the log that lies below a prefix of a folder or bucket, with no path to the service.
+
+        Everything is proven as it is from the service. Nothing can be reported from here: such a trainer gives no
+        credit and pushes no checkpoints, and withdrawn batches are not seen; hand them in as `skipped`.
+
+        Args:
+            uri: the folder of log/ and lists/, <store>/jobs/<job>/<history_id>: an absolute path, file://, s3://, gs://.
+            job: id of the job; None for the one whose log it is, which must have begun.
+            filesystem: a pyarrow filesystem with credentials or an endpoint of its own, inside which `uri` is a path.
+            options: as BatchLog takes them.
+        Raises:
+            InvalidInput: no such place, or no log there and no job named.
+            HistoryChanged: a state of another job or history.
+        """
+        source = PrefixSource(uri, filesystem=filesystem)
+        if job is None:
+            head = source.head()
+            if head is None:
+                raise InvalidInput(
+                    f"a log's prefix must hold log/head.json; got none in {os.fspath(uri)!r}. "
+                    "Give <store>/jobs/<job>/<history_id>, or name the job to wait for one that has not begun."
+                )
+            job = head.job
+        return cls(os.fspath(uri), job, source=source, **options)
 
     def __enter__(self) -> Self:
         return self
@@ -122,28 +189,34 @@ class BatchLog:
         self.close()
 
     def close(self) -> None:
-        """Close the connections to the service."""
-        self._service.close()
+        """End the thread that reads ahead, and close the connections; in a forked process, do nothing."""
+        if self._process_id == os.getpid():
+            self._ending.set()
+            self._lists.close()
+            self._source.close()
 
     def __iter__(self) -> Iterator[LogBatch]:
         return self
 
     def __next__(self) -> LogBatch:
         cursor = self._position()
+        if self._is_whole:
+            raise StopIteration
         while True:
             if self._open is None:
-                self._open = self._next_open(cursor)
-            segment, reader = self._open
-            seq = cursor.next_seq
-            reason = self._follower.revoked_reason(seq)
-            if reason is not None and self._on_revoked == "raise":
-                raise RevokedBatch(seq, reason)
-            rows = reader.read(seq - reader.first_seq)
-            log_digest = cursor.advance(reader.batch_digests[seq - reader.first_seq])
-            if cursor.next_seq == segment.stop_seq:
-                self._open = None
-            if reason is None:
-                return LogBatch.of(segment, seq, rows=rows, log_digest=log_digest)
+                self._open = self._lists.take(cursor, idle_limit_s=self._idle_limit_s, keep_alive=self._keep_alive)
+            if self._open is None:
+                self._is_whole = True
+                raise StopIteration
+            batch = self._stepped(self._open, cursor)
+            if batch is not None:
+                return batch
+
+    def __reduce__(self) -> NoReturn:
+        raise InvalidInput(
+            "a log cannot be sent to another process: its thread and connections stay in this one; "
+            f"got one of job {self.job}. Send state(), and open a log there."
+        )
 
     def state(self) -> LogState:
         """Return what resumes at the next batch: job, history_id, next_seq, log_digest.
@@ -152,9 +225,31 @@ class BatchLog:
         """
         return self._position().state()
 
+    def state_at(self, next_seq: int) -> LogState:
+        """Return what resumes at `next_seq`: the state to save once batches before it are trained.
+
+        A loader asks for batches ahead of the one being trained, so `state()` would lose those in between.
+
+        Args:
+            next_seq: from the last reported durable_seq (or the state this log was opened with) to `state()`'s.
+        Raises:
+            InvalidInput: a seq that was not reached, or whose digest is forgotten.
+        """
+        return self._position().state_at(next_seq)
+
     def manifest(self) -> Manifest:
         """Return the newest manifest seen."""
-        return self._follower.head(0 if self._cursor is None else self._cursor.next_seq)
+        return self._head(0 if self._cursor is None else self._cursor.next_seq)
+
+    def withdrawn(self) -> tuple[Revoked, ...]:
+        """Return all published batches from here on that are withdrawn by now; asks the source anew, page by page.
+
+        Rank 0 calls it, hands it to the other ranks, and all of them open their logs with it as `skipped`.
+
+        Raises:
+            LogError, CorruptFile: as iterating does.
+        """
+        return self._follower.withdrawn(self._position().next_seq)
 
     def shard_table(self) -> ShardTable:
         """Return the shard table of the job's dataset.
@@ -162,19 +257,19 @@ class BatchLog:
         Raises:
             CorruptFile: it is not that of the manifest's dataset.
         """
-        return fetch_shard_table(self._service, self.manifest(), base=self._follower.link)
+        return fetch_shard_table(self._source, self.manifest())
 
     def roots(self) -> dict[str, str]:
         """Return the local path per root, for those roots that the service keeps in a local folder."""
-        return fetch_local_roots(self._service)
+        return fetch_local_roots(self._require_service())
 
     def register(
         self,
         name: str,
         *,
         role: Role = "learner",
-        world_size: int = 1,
-        accumulation: int = 1,
+        world_size: int | None = None,
+        accumulation: int | None = None,
         checkpoint_every: int | None = None,
         ttl_s: float = 120.0,
         rewind: bool = False,
@@ -186,25 +281,23 @@ class BatchLog:
         Args:
             name: stable over restarts; the same name takes over.
             role: `learner`, or `reader`, which only pins retention.
-            world_size: ranks.
-            accumulation: micro-steps per optimizer step.
+            world_size: ranks; None for what the log was opened with, or else 1.
+            accumulation: micro-steps per optimizer step; None for what the log was opened with.
             checkpoint_every: batches between pushed checkpoints; None where none are pushed.
             ttl_s: seconds without a report after which production pauses; longer than the longest step. Waiting for a
                 batch does not count: the log repeats the last report then.
             rewind: the trainer starts again after a crash, from its last checkpoint or, without one, from the start.
         Raises:
+            InvalidInput: a log that is read from files.
             ServiceError: sizes that cannot be served (422, with the numbers), another learner (409).
         """
+        service = self._require_service()
+        ranks = (self.world_size or 1) if world_size is None else world_size
+        steps = self.accumulation if accumulation is None else accumulation
         consumer = Consumer(
-            _checked_name(name, what="consumer"),
-            role,
-            world_size,
-            accumulation,
-            self.read_ahead,
-            checkpoint_every,
-            ttl_s,
+            _checked_name(name, what="consumer"), role, ranks, steps, self.read_ahead, checkpoint_every, ttl_s
         )
-        self._reporter = Reporter(self._service, self.job, consumer, clock=self._clock)
+        self._reporter = Reporter(service, self.job, consumer, clock=self._clock)
         start_seq = self._position().start_seq
         self.progress(trained_seq=start_seq, durable_seq=start_seq, rewind=rewind)
 
@@ -228,56 +321,104 @@ class BatchLog:
             )
         cursor = self._position()
         counts = Counts(cursor.next_seq if delivered_seq is None else delivered_seq, trained_seq, durable_seq)
-        self._reporter.report(counts, cursor.digest_at(trained_seq), rewind=rewind)
+        skipped = self._withdrawals.own_from(durable_seq)
+        self._reporter.report(counts, cursor.digest_at(trained_seq), rewind=rewind, skipped=skipped)
         cursor.forget_before(durable_seq)
+
+    def skip_batch(self, seq: int, reason: str) -> None:
+        """Step over one whole batch; call it on every rank, at the same step.
+
+        Ranks agree first that the batch cannot be used (one of them could not read a row: one all-reduce of a flag). On
+        rank 0, where the trainer is registered, the skip is reported at once, so that the manifest lists the batch as
+        withdrawn: `withdrawn()` names it after a restart, and a log that was not told raises. A batch that was handed
+        out already stays handed out; it counts as trained when the trainer goes on after it.
+
+        Args:
+            seq: the batch; not before the last reported durable_seq.
+            reason: why, in a few words; people read it in the manifest.
+        Raises:
+            InvalidInput: a seq that is saved already, no reason.
+            ServiceError, HistoryChanged, ServiceUnreachable: the report was refused or could not be delivered.
+        """
+        oldest_seq = self._position().oldest_seq
+        if seq < oldest_seq or not reason.strip():
+            raise InvalidInput(
+                f"a batch is skipped with a reason, before its effect is saved; got seq {seq}, reason {reason!r}, "
+                f"saved up to {oldest_seq} (job {self.job}). Go back to an older trainer checkpoint to skip it."
+            )
+        self._withdrawals.skip(seq, reason)
+        if self._reporter is not None:
+            self._reporter.repeat(skipped=self._withdrawals.own_from(oldest_seq))
 
     def push_checkpoint(
         self,
-        weights: bytes | str | os.PathLike[str],
+        weights: WeightsFile,
         *,
-        root: str,
-        root_path: str | os.PathLike[str],
-        key: str,
         trained_seq: int,
+        root: str | None = None,
+        root_path: str | os.PathLike[str] | None = None,
+        key: str | None = None,
     ) -> PushedCheckpoint:
-        """Hand the learner's weights to the service through a root that both can reach; rank 0 only.
+        """Hand the learner's weights to the service; rank 0 only.
+
+        They go through a root that both can reach where root, root_path and key are given, else by an upload that goes
+        on where it broke off.
 
         Args:
-            weights: a safetensors file, as bytes or by path; a path that is `key` in the root already is not copied.
+            weights: a safetensors file, as bytes (`superbatch.checkpoints.learner_weights(model)`) or by path; a path
+                that is `key` in the root already is not copied.
+            trained_seq: batches of this job already in these weights.
             root: name of the root. root_path: where it is mounted here.
             key: path inside the root, of its own for each checkpoint.
-            trained_seq: batches of this job already in these weights.
         Raises:
             InvalidInput: no safetensors file, a key that holds other bytes or could leave its root.
-            ServiceError, HistoryChanged, ServiceUnreachable: refused or not delivered; the file stays in the root and
-                may be pushed again.
+            ServiceError, HistoryChanged, ServiceUnreachable: refused or not delivered; what is in the root or was
+                uploaded stays, and the same push may be repeated.
         """
-        content = weights if isinstance(weights, bytes) else Path(weights).read_bytes()
-        check_safetensors(content, where=f"checkpoint {key}")
-        sha256_hex = place_checkpoint(content, root_path, key=key)
-        return post_checkpoint(
-            self._service, self.job, trained_seq=trained_seq, root=root, key=key, sha256_hex=sha256_hex
-        )
+        place = Place.of(root, root_path, key)
+        return push_weights(self._require_service(), self.job, weights, trained_seq=trained_seq, place=place)
 
     def _keep_alive(self) -> float:
         return math.inf if self._reporter is None else self._reporter.keep_alive()
 
+    def _require_own_process(self) -> None:
+        if self._process_id != os.getpid():
+            raise InvalidInput(
+                f"a log belongs to the process that opened it, {self._process_id}; got a call in process "
+                f"{os.getpid()} (job {self.job}). Open a log in each worker, from the state of this one."
+            )
+
+    def _require_service(self) -> ServiceClient:
+        self._require_own_process()
+        if self._service is None:
+            raise InvalidInput(
+                f"a log that is read from files can neither report nor push, and knows no roots; job {self.job}. "
+                "Open it with BatchLog(url, job) where the service can be reached."
+            )
+        return self._service
+
+    def _check_divides(self, world_size: int, accumulation: int) -> None:
+        slot_range(self.manifest().policy.b, 0, world_size=world_size, accumulation=accumulation)
+
+    def _head(self, next_seq: int) -> Manifest:
+        self._require_own_process()
+        return self._follower.head(next_seq, hold=lambda: self._wait_s)
+
     def _position(self) -> Cursor:
+        self._require_own_process()
         if self._cursor is None:
-            self._cursor = Cursor.at_start(self.job, self._follower.head(0).history_id)
+            self._cursor = Cursor.at_start(self.job, self._head(0).history_id)
         return self._cursor
 
-    def _next_open(self, cursor: Cursor) -> tuple[Segment, BatchListReader]:
-        segment = self._follower.next_segment(cursor.next_seq)
-        if segment is None:
-            raise StopIteration
-        fingerprint = self._follower.head(cursor.next_seq).dataset_fingerprint
-        reader = fetch_list(
-            segment, client=self._service, base=self._follower.link, cache=self._cache, fingerprint=fingerprint
-        )
-        rest = slice(cursor.next_seq - reader.first_seq, segment.stop_seq - reader.first_seq)
-        cursor.check(segment, reader.batch_digests[rest])
-        return segment, reader
+    def _stepped(self, proven: ProvenList, cursor: Cursor) -> LogBatch | None:
+        """Return the batch at the cursor, None where it is stepped over; the cursor moves on."""
+        segment, reader, seq = proven.segment, proven.reader, cursor.next_seq
+        is_skipped = self._withdrawals.is_skipped(seq, self._follower.revoked())
+        rows = None if is_skipped else reader.read(seq - reader.first_seq)
+        log_digest = cursor.advance(reader.batch_digests[seq - reader.first_seq])
+        if cursor.next_seq == segment.stop_seq:
+            self._open = None
+        return None if rows is None else LogBatch.of(segment, seq, rows=rows, log_digest=log_digest)
 
 
 def _checked_name(name: str, *, what: str) -> str:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import shutil
 import tempfile
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from hashlib import file_digest, sha256
+from hashlib import file_digest
 from pathlib import Path
+from typing import BinaryIO
 
 from superbatch.formats.errors import InvalidInput
 from superbatch.formats.keys import checked_key
 
+WeightsFile = bytes | str | os.PathLike[str]
+"""A safetensors file: its bytes, or its path."""
+
 _LENGTH_BYTES = 8
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,32 +34,37 @@ class PushedCheckpoint:
     sha256: str
 
 
-def check_safetensors(weights: bytes, *, where: str) -> None:
-    """Refuse bytes that cannot be a safetensors file; a pickle stops here, before it leaves the trainer.
+def opened(weights: WeightsFile) -> AbstractContextManager[BinaryIO]:
+    """Return the file, open for reading from its start."""
+    return io.BytesIO(weights) if isinstance(weights, bytes) else Path(weights).open("rb")
+
+
+def check_safetensors(weights: WeightsFile, *, where: str) -> None:
+    """Refuse by its first bytes what cannot be a safetensors file; a pickle stops here, before it leaves the trainer.
 
     Raises:
         InvalidInput: no header of that form.
     """
-    length = int.from_bytes(weights[:_LENGTH_BYTES], "little")
-    header_stop = _LENGTH_BYTES + length
-    if (
-        len(weights) < _LENGTH_BYTES + 2
-        or header_stop > len(weights)
-        or weights[_LENGTH_BYTES : _LENGTH_BYTES + 1] != b"{"
-    ):
+    with opened(weights) as file:
+        start = file.read(_LENGTH_BYTES + 1)
+        size_bytes = file.seek(0, io.SEEK_END)
+    header_stop = _LENGTH_BYTES + int.from_bytes(start[:_LENGTH_BYTES], "little")
+    if size_bytes < _LENGTH_BYTES + 2 or header_stop > size_bytes or start[_LENGTH_BYTES:] != b"{":
+        kind = ", as torch.save writes them" if start.startswith(_PICKLE_STARTS) else ""
+        got = f"{size_bytes} bytes that begin with {start[:8].hex(' ')}{kind}"
         raise InvalidInput(
-            f"a checkpoint must be a safetensors file; got {len(weights)} bytes that begin with {weights[:8].hex(' ')} "
-            f"({where}). Save the model's state dict with safetensors.torch.save_file."
+            f"a checkpoint must be a safetensors file; got {got} "
+            f"({where}). Make it with superbatch.checkpoints.learner_weights(model), or `superbatch convert FILE.pt`."
         )
 
 
-def place_checkpoint(weights: bytes, root_path: str | os.PathLike[str], *, key: str) -> str:
+def place_checkpoint(weights: WeightsFile, root_path: str | os.PathLike[str], *, key: str) -> str:
     """Write `weights` as the object `key` below a root: temporary file, fsync, link, fsync of the folder.
 
     Readers see the whole file or none. An object that is there with the same bytes is left alone.
 
     Args:
-        weights: content of the file.
+        weights: the file, as bytes or by path.
         root_path: local path of the root.
         key: path inside the root.
     Returns:
@@ -61,25 +74,29 @@ def place_checkpoint(weights: bytes, root_path: str | os.PathLike[str], *, key: 
         OSError: the folder cannot be written.
     """
     path = Path(root_path) / checked_key(key, where="checkpoint")
-    digest = sha256(weights).hexdigest()
+    digest = file_sha256(weights)
     if not path.exists():
         _publish(weights, path)
-    with path.open("rb") as file:
-        found = file_digest(file, "sha256").hexdigest()
-    if found != digest:
+    if file_sha256(path) != digest:
         raise InvalidInput(
             f"a published file is never overwritten; {key!r} holds other bytes ({root_path}). Use a key of its own."
         )
     return digest
 
 
-def _publish(weights: bytes, path: Path) -> None:
+def file_sha256(weights: WeightsFile) -> str:
+    """Return the sha256 of a file, 64 hexadecimal digits."""
+    with opened(weights) as file:
+        return file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # any binary file is what it takes
+
+
+def _publish(weights: WeightsFile, path: Path) -> None:
     """Create `path` with this content unless somebody else created it first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".checkpoint-")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(weights)
+        with os.fdopen(descriptor, "wb") as file, opened(weights) as source:
+            shutil.copyfileobj(source, file, 1 << 20)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

@@ -25,12 +25,12 @@ class LogState(TypedDict):
     log_digest: str
 
 
-def checked_state(state: Mapping[str, object], *, job: str) -> LogState:
-    """Return a saved state if it is whole and belongs to `job`.
+def checked_state(state: Mapping[str, object], *, job: str, history_id: str | None = None) -> LogState:
+    """Return a saved state if it is whole and belongs to `job` and, where it is given, to `history_id`.
 
     Raises:
         InvalidInput: a field is missing or of another type.
-        HistoryChanged: the state belongs to another job, or its digest is not that of an empty log at seq 0.
+        HistoryChanged: the state belongs to another job or history, or its digest is not that of an empty log at seq 0.
     """
     try:
         fields = JsonFields(cast("JsonObject", state), "saved state of the log")
@@ -46,6 +46,11 @@ def checked_state(state: Mapping[str, object], *, job: str) -> LogState:
         raise HistoryChanged(
             f"a state can only resume its own job; got one of job {found['job']!r} for job {job!r}. "
             "Open the log of that job, or start this one without a state."
+        )
+    if history_id not in (None, found["history_id"]):
+        raise HistoryChanged(
+            f"a state can only resume its own history; got {found['history_id']!r} where {history_id!r} is wanted. "
+            "Start from a trainer checkpoint without a log state."
         )
     if found["next_seq"] == 0 and found["log_digest"] != log_digest_start(job, found["history_id"]).hex():
         raise HistoryChanged(f"the state at seq 0 must have the digest of an empty log; got {found['log_digest']}.")
@@ -71,11 +76,19 @@ class Cursor:
 
     def state(self) -> LogState:
         """Return the state that resumes here."""
-        digest = self._digests[-1].hex()
-        return LogState(job=self.job, history_id=self.history_id, next_seq=self.next_seq, log_digest=digest)
+        return self.state_at(self.next_seq)
 
-    def check(self, segment: Segment, batch_digests: Sequence[bytes]) -> None:
-        """Prove that the rest of a segment continues this log.
+    def state_at(self, next_seq: int) -> LogState:
+        """Return the state that resumes at `next_seq`.
+
+        Raises:
+            InvalidInput: as `digest_at`.
+        """
+        digest = self.digest_at(next_seq).hex()
+        return LogState(job=self.job, history_id=self.history_id, next_seq=next_seq, log_digest=digest)
+
+    def follow(self, segment: Segment, batch_digests: Sequence[bytes]) -> None:
+        """Step over the rest of a segment if it continues this log.
 
         Args:
             segment: holds the batch at next_seq.
@@ -92,6 +105,8 @@ class Cursor:
                 f"{digest.hex()} instead of {segment.log_digest_end} (job {self.job}, history {self.history_id}). "
                 "The list, the manifest or the saved state is not of this log: do not train on it."
             )
+        self.next_seq = segment.stop_seq
+        self._digests = deque([digest], maxlen=_MAX_KEPT_DIGESTS)
 
     def advance(self, batch_digest: bytes) -> bytes:
         """Step over the batch at next_seq and return the log digest after it."""
@@ -106,18 +121,20 @@ class Cursor:
         Raises:
             InvalidInput: a seq that was not reached, or that lies before what was reported as durable.
         """
-        if not self._oldest_seq <= seq <= self.next_seq:
-            kept = f"{self._oldest_seq} to {self.next_seq}"
+        if not self.oldest_seq <= seq <= self.next_seq:
+            kept = f"{self.oldest_seq} to {self.next_seq}"
             raise InvalidInput(
-                f"trained_seq must be a count that this log has passed, {kept}; got {seq} (job {self.job})."
+                f"a seq must be a count that this log has passed, {kept}; got {seq} (job {self.job}). "
+                "Name batches that were handed out and not yet reported as durable."
             )
-        return self._digests[seq - self._oldest_seq]
+        return self._digests[seq - self.oldest_seq]
 
     def forget_before(self, seq: int) -> None:
         """Drop the digests before `seq`, which can no longer be gone back to."""
-        while self._oldest_seq < min(seq, self.next_seq):
+        while self.oldest_seq < min(seq, self.next_seq):
             self._digests.popleft()
 
     @property
-    def _oldest_seq(self) -> int:
+    def oldest_seq(self) -> int:
+        """The first count whose digest is kept: what was last reported as durable, or where the log was opened."""
         return self.next_seq - len(self._digests) + 1

@@ -1,106 +1,92 @@
-"""Follows the manifest of a job by long poll and hands out its segments in order."""
+"""Follows a log and hands out its segments in order, whatever source it is read from."""
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable
 
-from superbatch.formats.errors import (
-    BehindRetention,
-    CorruptFile,
-    HistoryChanged,
-    LogEnded,
-    LogStalled,
-)
-from superbatch.formats.manifest import Manifest
+from superbatch.formats.errors import CorruptFile, HistoryChanged, LogEnded
+from superbatch.formats.manifest import Manifest, Revoked
 from superbatch.formats.segments import Segment
-from superbatch.log.service_client import Answer, ServiceClient
+from superbatch.log.source import LogSource
 
-_LONGEST_MANIFEST_BYTES = 1 << 20  # the contract allows 64 KiB a page
 _SHORT_POLL_PAUSE_S = 0.2
 
 
-class ManifestFollower:
-    """Asks for what comes after a seq, and refuses a manifest of another job, history or dataset.
+class SegmentFollower:
+    """Asks a source for what comes after a seq, and refuses a manifest of another job, history or dataset.
 
     Args:
-        client: the service.
+        source: where the log is.
         job: id of the job.
         history_id: the history to stay on; None for whatever the first manifest says.
-        wait_s: how long the service may hold a poll back.
-        idle_limit_s: longest time without a new batch; None for no limit.
         sleep, clock: seconds, the clock monotonic.
-        keep_alive: called before each poll of a wait; returns the seconds after which it must be called again.
     """
 
     def __init__(
         self,
-        client: ServiceClient,
+        source: LogSource,
         job: str,
         *,
         history_id: str | None,
-        wait_s: float,
-        idle_limit_s: float | None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
-        keep_alive: Callable[[], float] = lambda: math.inf,
     ) -> None:
-        self.link = f"v1/jobs/{job}/manifest"
-        self._client = client
+        self._source = source
         self._job = job
         self._history_id = history_id
-        self._wait_s = wait_s
-        self._idle_limit_s = idle_limit_s
         self._sleep = sleep
         self._clock = clock
-        self._keep_alive = keep_alive
         self._manifest: Manifest | None = None
         self._segments: deque[Segment] = deque()
-        self._etag: tuple[int, str] | None = None
+        self._revoked: tuple[Revoked, ...] = ()
 
-    def head(self, next_seq: int) -> Manifest:
-        """Return the newest manifest seen; the first call asks for one without waiting."""
-        return self._manifest or self._poll(next_seq, wait_s=0)
+    def head(self, next_seq: int, *, hold: Callable[[], float]) -> Manifest:
+        """Return the newest manifest seen; the first call asks for one, and waits only where no log has begun.
 
-    def next_segment(self, next_seq: int) -> Segment | None:
+        Args:
+            next_seq: from where on segments are wanted.
+            hold: as in `next_segment`.
+        """
+        if self._manifest is None:
+            self._take_up(next_seq, wait_s=0.0)
+        while self._manifest is None:
+            self._take_up(next_seq, wait_s=hold())
+        return self._manifest
+
+    def next_segment(self, next_seq: int, *, hold: Callable[[], float]) -> Segment | None:
         """Return the segment that holds batch `next_seq`, as soon as it is published; None after a whole job's last.
 
+        Args:
+            next_seq: the batch that is wanted.
+            hold: called before each poll; returns for how many seconds the source may hold it back. It may wait itself,
+                and what it raises ends the call.
         Raises:
             LogEnded: the job failed or was cancelled, and everything it published lies before next_seq.
-            LogStalled: nothing came within idle_limit_s.
             HistoryChanged: the log was begun anew, or next_seq lies beyond it.
             BehindRetention: the batch is gone.
             CorruptFile: a manifest that does not fit itself or the ones before.
-            ServiceError, ServiceUnreachable: see ServiceClient.
+            ServiceError, ServiceUnreachable: see LogSource.
         """
-        began_s = self._clock()
         while self._segments and self._segments[0].stop_seq <= next_seq:
             self._segments.popleft()
         while not self._segments:
-            if self._is_complete_at(next_seq):
-                return None
-            wait_s = max(0.0, min(self._wait_s, self._keep_alive()))
+            manifest = self._manifest
+            if manifest is not None and manifest.end == "complete" and manifest.final_seq == next_seq:
+                return None  # no later manifest can change that
+            wait_s = hold()
             asked_s = self._clock()
-            manifest = self._poll(next_seq, wait_s=wait_s)
+            self._take_up(next_seq, wait_s=wait_s)
+            manifest = self._manifest
             if self._segments:
                 break
-            if manifest.end is not None and manifest.final_seq is not None:
+            if manifest is not None and manifest.end is not None and manifest.final_seq is not None:
                 _check_end(manifest.end, manifest.final_seq, next_seq)
                 return None
-            now_s = self._clock()
-            if self._idle_limit_s is not None and now_s - began_s > self._idle_limit_s:
-                raise LogStalled(
-                    f"a batch must come within {self._idle_limit_s:g} s; batch {next_seq} of job {self._job} did not. "
-                    "Look at the job's phase: it may wait for this trainer's progress, for a checkpoint or "
-                    "for a machine."
-                )
-            logging.getLogger(__name__).info(
-                "waiting for batch %d of job %s since %.0f s", next_seq, self._job, now_s - began_s
-            )
-            if now_s - asked_s < wait_s / 2:  # a service that does not hold the poll back
+            logging.getLogger(__name__).info("waiting for batch %d of job %s", next_seq, self._job)
+            if self._clock() - asked_s < wait_s / 2:  # a source that does not hold the poll back
                 self._sleep(_SHORT_POLL_PAUSE_S)
         segment = self._segments[0]
         if not segment.first_seq <= next_seq < segment.stop_seq:
@@ -112,45 +98,41 @@ class ManifestFollower:
             )
         return segment
 
-    def revoked_reason(self, seq: int) -> str | None:
-        """Return why a published batch was withdrawn, or None, as the newest manifest says."""
-        revoked = () if self._manifest is None else self._manifest.revoked
-        return next((each.reason for each in revoked if 0 <= seq - each.first_seq < each.num_batches), None)
+    @property
+    def dataset_fingerprint(self) -> str:
+        """The fingerprint of the job's dataset, 64 hexadecimal digits, once a manifest was seen."""
+        assert self._manifest is not None, "a segment came with a manifest"
+        return self._manifest.dataset_fingerprint
 
-    def _is_complete_at(self, next_seq: int) -> bool:
-        """Claim that the job completed and next_seq is its end; no later manifest can change that."""
-        manifest = self._manifest
-        return manifest is not None and manifest.end == "complete" and manifest.final_seq == next_seq
+    def revoked(self) -> tuple[Revoked, ...]:
+        """Return the withdrawn batches that any manifest so far has named; one page names those near its batches."""
+        return self._revoked
 
-    def _poll(self, next_seq: int, *, wait_s: float) -> Manifest:
-        params: dict[str, str | int | float] = {"after": next_seq, "wait": wait_s}
-        if self._history_id is not None:
-            params["history"] = self._history_id
-        headers = {"If-None-Match": self._etag[1]} if self._etag is not None and self._etag[0] == next_seq else {}
-        answer = self._client.get(
-            self.link,
-            params=params,
-            headers=headers,
-            accepted=(200, 304, 409, 410),
-            wait_s=wait_s,
-            max_bytes=_LONGEST_MANIFEST_BYTES,
-        )
-        if answer.status == 304 and self._manifest is not None:
-            return self._manifest
-        if answer.status != 200:
-            raise self._refusal(answer, next_seq)
-        self._etag = None if answer.etag is None else (next_seq, answer.etag)
-        return self._taken(Manifest.from_json(answer.content, where=f"manifest of job {self._job}"), next_seq)
+    def withdrawn(self, next_seq: int) -> tuple[Revoked, ...]:
+        """Ask for all withdrawn batches from `next_seq` on, page by page; no segment is taken up.
 
-    def _refusal(self, answer: Answer, next_seq: int) -> Exception:
-        if answer.status == 409:
-            return HistoryChanged(f"the service has another log of job {self._job}: {answer.error()}")
-        if answer.status == 410:
-            oldest_seq = answer.problem().get("oldest_seq")
-            return BehindRetention(next_seq, oldest_seq if isinstance(oldest_seq, int) else None)
-        return answer.error()
+        Raises:
+            HistoryChanged, BehindRetention, CorruptFile, ServiceError, ServiceUnreachable: as `next_segment`.
+        """
+        seq, found = next_seq, dict[Revoked, None]()
+        while (manifest := self._source.manifest(seq, history_id=self._history_id, wait_s=0.0)) is not None:
+            self._check(manifest, seq)
+            found |= dict.fromkeys(each for each in manifest.revoked if each.first_seq + each.num_batches > next_seq)
+            if not manifest.segments or manifest.segments[-1].stop_seq <= seq:
+                break
+            seq = manifest.segments[-1].stop_seq
+        return tuple(found)
 
-    def _taken(self, manifest: Manifest, next_seq: int) -> Manifest:
+    def _take_up(self, next_seq: int, *, wait_s: float) -> None:
+        manifest = self._source.manifest(next_seq, history_id=self._history_id, wait_s=wait_s)
+        if manifest is not None:
+            self._check(manifest, next_seq)
+            self._history_id = manifest.history_id
+            self._revoked = tuple(dict.fromkeys((*self._revoked, *manifest.revoked)))
+            self._segments = deque(segment for segment in manifest.segments if segment.stop_seq > next_seq)
+            self._manifest = manifest
+
+    def _check(self, manifest: Manifest, next_seq: int) -> None:
         history_id = self._history_id or manifest.history_id
         if manifest.job != self._job or manifest.history_id != history_id or manifest.next_seq < next_seq:
             raise HistoryChanged(
@@ -160,11 +142,10 @@ class ManifestFollower:
                 "Start from a trainer checkpoint without a log state."
             )
         if self._manifest is not None and manifest.dataset_fingerprint != self._manifest.dataset_fingerprint:
-            raise CorruptFile(f"the dataset of a job never changes; got another fingerprint (manifest of {self._job}).")
-        self._history_id = history_id
-        self._manifest = manifest
-        self._segments = deque(segment for segment in manifest.segments if segment.stop_seq > next_seq)
-        return manifest
+            raise CorruptFile(
+                f"the dataset of a job never changes; got another fingerprint (manifest of {self._job}). "
+                "Open the log again from the saved state."
+            )
 
 
 def _check_end(end: str, final_seq: int, next_seq: int) -> None:

@@ -1,4 +1,4 @@
-"""Fetches the batch list of a segment from the cache or the service, and proves it."""
+"""Fetches the batch list of a segment from the cache or the source of the log, and proves it."""
 
 from __future__ import annotations
 
@@ -8,32 +8,29 @@ from superbatch.formats.batch_list import BatchListReader
 from superbatch.formats.errors import CorruptFile, DigestMismatch
 from superbatch.formats.segments import Segment
 from superbatch.log.list_cache import ListCache
-from superbatch.log.service_client import ServiceClient
+from superbatch.log.source import LogSource
 
 _NUM_ATTEMPTS = 3
 
 
-def fetch_list(
-    segment: Segment, *, client: ServiceClient, base: str, cache: ListCache | None, fingerprint: str
-) -> BatchListReader:
+def fetch_list(segment: Segment, *, source: LogSource, cache: ListCache | None, fingerprint: str) -> BatchListReader:
     """Return the list of a segment, with the length and sha256 that the manifest states.
 
     A list that arrives damaged is fetched again.
 
     Args:
         segment: what the manifest says.
-        client: the service.
-        base: what the segment's link is relative to.
+        source: where the log is.
         cache: where lists are kept; None for nowhere.
         fingerprint: dataset fingerprint, 64 hexadecimal digits.
     Raises:
         DigestMismatch: other bytes than those published, three times.
         CorruptFile: the list is of another dataset or does not hold the segment's batches.
-        ServiceError, ServiceUnreachable: see ServiceClient.
+        ServiceError, ServiceUnreachable: see LogSource.
     """
     data = None if cache is None else cache.get(segment.sha256)
     if data is None:
-        data = _download(segment, client, base)
+        data = _download(segment, source)
         if cache is not None:
             cache.put(segment.sha256, data)
     reader = BatchListReader(data)
@@ -51,11 +48,11 @@ def fetch_list(
     return reader
 
 
-def _download(segment: Segment, client: ServiceClient, base: str) -> bytes:
+def _download(segment: Segment, source: LogSource) -> bytes:
     found = ""
     for failures in range(1, _NUM_ATTEMPTS + 1):
         try:
-            data = client.get(segment.list_link, base=base, max_bytes=segment.num_bytes).content
+            data = source.content(segment.list_link, max_bytes=segment.num_bytes)
         except CorruptFile as error:
             found = str(error)
         else:
@@ -63,8 +60,8 @@ def _download(segment: Segment, client: ServiceClient, base: str) -> bytes:
                 return data
             found = f"{len(data)} bytes with {sha256(data).hexdigest()}"
         if failures < _NUM_ATTEMPTS:
-            client.pause(failures)
+            source.pause(failures)
     raise DigestMismatch(
         f"a list must be what was published, {segment.num_bytes} bytes with sha256 {segment.sha256}; got {found} "
-        f"({segment.list_link}, {_NUM_ATTEMPTS} tries). Restore the list in the service's storage."
+        f"({segment.list_link}, {_NUM_ATTEMPTS} tries). Restore the list in the service's store."
     )

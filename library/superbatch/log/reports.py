@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,8 @@ from superbatch.log.checkpoints import PushedCheckpoint
 from superbatch.log.service_client import ServiceClient
 
 Role = Literal["learner", "reader"]
+Skip = tuple[int, str]
+"""A batch that the trainer steps over: its seq, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +74,35 @@ class Reporter:
         self._job = job
         self._consumer = consumer
         self._clock = clock
-        self._last: tuple[Counts, bytes] | None = None
+        self._last: tuple[Counts, bytes, Sequence[Skip]] | None = None
         self._due_s = math.inf
 
-    def report(self, counts: Counts, log_digest: bytes, *, rewind: bool) -> None:
+    def report(self, counts: Counts, log_digest: bytes, *, rewind: bool = False, skipped: Sequence[Skip] = ()) -> None:
         """Report progress; the same report may be sent any number of times.
 
+        Args:
+            counts: the first seq not yet delivered, trained, saved.
+            log_digest: log digest after the last trained batch.
+            rewind: the trainer went back to counts.trained_seq.
+            skipped: (seq, reason) of the batches that the trainer steps over.
         Raises:
             ServiceError: refused: sizes that cannot be served (422), another learner or another job (409).
             HistoryChanged, ServiceUnreachable: see ServiceClient.
         """
         sent_s = self._clock()
-        body = _progress(self._consumer, counts, log_digest=log_digest, rewind=rewind)
+        body = _progress(self._consumer, counts, log_digest=log_digest, rewind=rewind, skipped=skipped)
         self._client.send_json("PUT", f"v1/jobs/{self._job}/consumers/{self._consumer.name}", body)
-        self._last, self._due_s = (counts, log_digest), sent_s + self._consumer.ttl_s / 3
+        self._last, self._due_s = (counts, log_digest, skipped), sent_s + self._consumer.ttl_s / 3
+
+    def repeat(self, *, skipped: Sequence[Skip]) -> None:
+        """Send the last report again, with these batches as skipped; nothing before the first report.
+
+        Raises:
+            ServiceError, HistoryChanged, ServiceUnreachable: as `report`.
+        """
+        if self._last is not None:
+            counts, log_digest, _ = self._last
+            self.report(counts, log_digest, skipped=skipped)
 
     def keep_alive(self) -> float:
         """Repeat the last report if a third of the ttl has passed; return the seconds until it is due again.
@@ -96,12 +113,14 @@ class Reporter:
             ServiceError, HistoryChanged, ServiceUnreachable: as `report`; another learner took over (409).
         """
         if self._last is not None and self._clock() >= self._due_s:
-            counts, log_digest = self._last
-            self.report(counts, log_digest, rewind=False)
+            self.repeat(skipped=self._last[2])
         return self._due_s - self._clock()
 
 
-def _progress(consumer: Consumer, counts: Counts, *, log_digest: bytes, rewind: bool) -> dict[str, JsonValue]:
+def _progress(
+    consumer: Consumer, counts: Counts, *, log_digest: bytes, rewind: bool, skipped: Sequence[Skip]
+) -> dict[str, JsonValue]:
+    skips: list[JsonValue] = [{"seq": seq, "reason": reason} for seq, reason in skipped]
     return {
         "role": consumer.role,
         "world_size": consumer.world_size,
@@ -114,6 +133,7 @@ def _progress(consumer: Consumer, counts: Counts, *, log_digest: bytes, rewind: 
         "log_digest": log_digest.hex(),
         "ttl_s": consumer.ttl_s,
         "rewind": rewind,
+        **({"skipped": skips} if skips else {}),
     }
 
 

@@ -12,12 +12,11 @@ import httpx
 
 from superbatch.formats.canonical import JsonObject, JsonValue, canonical_json, parse_json
 from superbatch.formats.errors import CorruptFile, HistoryChanged, InvalidInput, ServiceError, ServiceUnreachable
+from superbatch.log.back_off import BackOff
 
 MAX_DOCUMENT_BYTES = 256 << 20
 _REPEATED = frozenset({408, 429, 500, 502, 503, 504})
 _OTHER_LOG_CODES = frozenset({HistoryChanged.code, "other_history", "wrong_job"})
-_FIRST_DELAY_S = 0.25
-_LONGEST_DELAY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ class ServiceClient:
         num_attempts: int = 12,
         timeout_s: float = 30.0,
         rng: random.Random | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         try:
             self.url = httpx.URL(url.rstrip("/") + "/")
@@ -84,8 +83,7 @@ class ServiceClient:
         self._owns_client = client is None
         self._num_attempts = num_attempts
         self._timeout_s = timeout_s
-        self._rng = random.Random() if rng is None else rng
-        self._sleep = sleep
+        self._back_off = BackOff(rng=rng, sleep=sleep)
 
     def close(self) -> None:
         """Close the connections that this client opened."""
@@ -130,10 +128,21 @@ class ServiceClient:
             method, url, headers=typed, body=content, accepted=range(200, 300), wait_s=0.0, limit=MAX_DOCUMENT_BYTES
         )
 
+    def send_bytes(self, method: str, link: str, content: bytes, *, params: Mapping[str, str | int]) -> Answer:
+        """PUT raw bytes that may be sent again without harm; any 2xx is accepted.
+
+        Raises:
+            ServiceError, HistoryChanged, ServiceUnreachable, CorruptFile: as `get`.
+        """
+        typed = {"Content-Type": "application/octet-stream"}
+        url = self._joined("", link).copy_merge_params(dict(params))
+        return self._send(
+            method, url, headers=typed, body=content, accepted=range(200, 300), wait_s=0.0, limit=MAX_DOCUMENT_BYTES
+        )
+
     def pause(self, failures: int) -> None:
         """Sleep before the next try after some failures: doubling, at most 30 s, the last half of it at random."""
-        delay_s = min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2.0 ** (failures - 1))
-        self._sleep(delay_s * self._rng.uniform(0.5, 1.0))
+        self._back_off.pause(failures)
 
     def _send(
         self,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from superbatch.selection.noise import GumbelNoise, gumbel
     from superbatch.selection.schedule import ScheduledParameters, SelectionSchedule
     from superbatch.selection.sharded import ShardedSelection, select_sharded
-    from superbatch.selection.slots import slot_permutation
+    from superbatch.selection.slots import draw_variants, slot_permutation
     from superbatch.selection.spec import Selection, SelectionSpec
     from superbatch.selection.tower_files import write_tower
     from superbatch.selection.trace import gibbs_trace
@@ -42,6 +42,7 @@ __all__ = [
     "TooFewCandidates",
     "criterion_weights",
     "diagonal_loss",
+    "draw_variants",
     "gibbs_trace",
     "gumbel",
     "map_embeddings",
@@ -67,7 +68,7 @@ _MODULES = {
     "noise": ("GumbelNoise", "gumbel"),
     "schedule": ("ScheduledParameters", "SelectionSchedule"),
     "sharded": ("ShardedSelection", "select_sharded"),
-    "slots": ("slot_permutation",),
+    "slots": ("draw_variants", "slot_permutation"),
     "spec": ("Selection", "SelectionSpec"),
     "tower_files": ("write_tower",),
     "trace": ("gibbs_trace",),

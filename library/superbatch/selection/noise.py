@@ -1,6 +1,6 @@
 """Selection noise: a counter hash of (seed, seq, round, uid), so it depends on no order, device or generator state.
 
-Letters: B uids. Rounds of a selection count from 1; two more rounds have their own use.
+Letters: B uids. Rounds of a selection count from 1; three more rounds have their own use.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PROBE_ROUND = 0
+VARIANT_ROUND = 2**32 - 2
 SLOT_ROUND = 2**32 - 1
 
 _DOMAIN = b"superbatch-noise-v1\0"
@@ -32,7 +33,7 @@ def gumbel(seed: int, seq: int, *, round: int, uids: UInt[np.ndarray, "B _"]) ->
     Args:
         seed: of the job, in [0, 2^64).
         seq: position of the batch in the job's log, in [0, 2^64).
-        round: 1 for the first round, or PROBE_ROUND, SLOT_ROUND; in [0, 2^32).
+        round: 1 for the first round, or PROBE_ROUND, VARIANT_ROUND, SLOT_ROUND; in [0, 2^32).
         uids: uint8 [B, 16] as stored, or uint64 [B, 2] holding (lo, hi), their two little-endian halves.
     Returns: fp64; about -3.6 to 36.
     Raises:

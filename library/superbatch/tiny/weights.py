@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from superbatch.checkpoints.names import plain_name
 from superbatch.formats.errors import InvalidInput
 from superbatch.tiny.config import TinyConfig
 from superbatch.tiny.model import TinyDualEncoder, initial_model
@@ -20,8 +21,8 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 
-WRAPPER_PREFIXES = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before the names of parameters."""
+MAX_HEADER_BYTES = 10_000_000
+"""Room for names and notes in a weights file, as much as the service allows."""
 
 ACCEPTED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -86,7 +87,7 @@ def check_fit(config: TinyConfig, tokenizer: TinyTokenizer) -> None:
 def load_weights(model: nn.Module, source: bytes | Path) -> None:
     """Replace every weight of `model`, or none: names, shapes and values are all checked first.
 
-    fp16 and bf16 are cast to the model's dtype; the prefixes of `WRAPPER_PREFIXES` are stripped.
+    fp16 and bf16 are cast to the model's dtype; what wrappers put into names is stripped.
     Raises: InvalidWeights.
     """
     data = source.read_bytes() if isinstance(source, Path) else source
@@ -99,6 +100,20 @@ def load_weights(model: nn.Module, source: bytes | Path) -> None:
     for name in sorted(wanted):
         _check_tensor(name, found[name], wanted[name].shape)
     model.load_state_dict({name: found[name].to(wanted[name].dtype) for name in wanted})
+
+
+def check_size(path: Path, model: nn.Module) -> None:
+    """Refuse a file far too large to be weights of `model`, before any of it is read into memory.
+
+    Raises: InvalidWeights.
+    """
+    size = path.stat().st_size
+    most = MAX_HEADER_BYTES + sum(8 * tensor.numel() for tensor in model.state_dict().values())
+    if size > most:
+        raise InvalidWeights(
+            f"weights must be those of the model, at most {most} bytes here; got {size}. "
+            "Save the learner alone, of the registered architecture."
+        )
 
 
 def _parse(data: bytes) -> dict[str, Tensor]:
@@ -125,9 +140,7 @@ def _is_pickle(data: bytes) -> bool:
 def _strip_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     stripped: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        short = name
-        while short.startswith(WRAPPER_PREFIXES):
-            short = short.removeprefix("module.").removeprefix("_orig_mod.")
+        short = plain_name(name)
         if short in stripped:
             raise InvalidWeights(f"weights must name each tensor once; {short!r} comes twice, once as {name!r}.")
         stripped[short] = tensor

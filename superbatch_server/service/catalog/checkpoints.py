@@ -8,17 +8,21 @@ also when a rejection or a rewind brings an older checkpoint back.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, Engine, RowMapping, func, insert, select, update
 
 from superbatch_server.schemas.attempts import CheckpointCandidate, CheckpointVerdict, RefreshState
-from superbatch_server.schemas.errors import NotFound, SeqBeyondLog, WrongJob, WrongState
+from superbatch_server.schemas.errors import InvalidRequest, NotFound, SeqBeyondLog, WrongJob, WrongState
 from superbatch_server.schemas.jobs import CurateSpec
 from superbatch_server.schemas.models import FileRef
 from superbatch_server.schemas.trainers import Checkpoint, CheckpointPush, CheckpointState
+from superbatch_server.schemas.uploads import UPLOADS_ROOT
 from superbatch_server.service.catalog.clock import now_ms, rfc3339
+from superbatch_server.service.catalog.engine import write
 from superbatch_server.service.catalog.events import add_event
 from superbatch_server.service.catalog.queue import job_row
 from superbatch_server.service.catalog.stored import stored_all
@@ -30,20 +34,30 @@ _UNVERIFIED = (CheckpointState.RECEIVED, CheckpointState.VERIFYING)
 _VERIFIED = (CheckpointState.ACTIVE, CheckpointState.SUPERSEDED)
 
 
-def require_pushable(connection: Connection, job_id: str, push: CheckpointPush) -> None:
-    """Raise when the job takes no such checkpoint, whatever is in its file."""
+def require_pushed_learner(connection: Connection, job_id: str) -> RowMapping:
+    """Return the job's row, or raise when it takes no checkpoints at all."""
     job = job_row(connection, job_id)
     if not CurateSpec.model_validate_json(job["spec"]).pushes:
         raise WrongState(
             f"checkpoints go to a job whose learner is pushed; this one's is not (job {job_id}, learner.updates). "
             "Submit a job with learner.updates = 'pushed'."
         )
+    return job
+
+
+def require_pushable(connection: Connection, job_id: str, push: CheckpointPush) -> None:
+    """Raise when the job takes no such checkpoint, whatever is in its file."""
+    job = require_pushed_learner(connection, job_id)
     if push.trained_seq > job["next_seq"]:
         raise SeqBeyondLog(
             f"trained_seq must not exceed the published batches; got {push.trained_seq}, next_seq = {job['next_seq']} "
             f"(job {job_id}). Push the state that belongs to this job."
         )
     file = push.files[0]
+    if file.root == UPLOADS_ROOT and not file.key.startswith(f"{job_id}/"):
+        raise WrongJob(
+            f"an upload belongs to the job it was made for; got {file.key} (job {job_id}). Upload the file to this job."
+        )
     for row in connection.execute(select(checkpoints).where(checkpoints.c.sha256 == file.sha256)).mappings():
         if row["job_id"] != job_id and file in _FILES.validate_json(row["files"]):
             raise WrongJob(
@@ -82,6 +96,17 @@ def receive(connection: Connection, job_id: str, push: CheckpointPush) -> Checkp
         {"checkpoint": checkpoint_id, "trained_seq": push.trained_seq},
     )
     return _checkpoint(_row(connection, job_id, checkpoint_id))
+
+
+@contextmanager
+def noting_refusal(engine: Engine, job_id: str, **fields: str | int) -> Iterator[None]:
+    """Let what is wrong with a pushed file show in the job's history too, not only in the answer to the push."""
+    try:
+        yield
+    except (InvalidRequest, WrongJob) as error:
+        with write(engine) as connection:
+            add_event(connection, job_id, "checkpoint_refused", f"{error.code}: {error}", fields)
+        raise
 
 
 def list_checkpoints(connection: Connection, job_id: str) -> list[Checkpoint]:
@@ -131,7 +156,7 @@ def orphan_beyond(connection: Connection, job_id: str, trained_seq: int) -> None
 
 
 def refresh_state(connection: Connection, job_id: str) -> RefreshState:
-    """Return what credit and the scheduled learner depend on."""
+    """Return what credit, the scheduled learner and the draw depend on."""
     learner = (consumers.c.job_id == job_id) & (consumers.c.role == "learner")
     trained_seq = connection.execute(select(func.max(consumers.c.trained_seq)).where(learner)).scalar_one()
     rows = _rows(connection, job_id)
@@ -144,7 +169,28 @@ def refresh_state(connection: Connection, job_id: str) -> RefreshState:
         consumer_live=learner_is_live(connection, job_id),
         active=_candidate(active) if active else None,
         unverified=_candidate(unverified) if unverified else None,
+        exclusions_digest=job_row(connection, job_id)["exclusions_digest"],
     )
+
+
+def uploaded_keys(connection: Connection, *, kept: int) -> dict[str, bool]:
+    """Return the uploaded files that checkpoints name, each with whether it may still be needed to score.
+
+    Args:
+        kept: how many SUPERSEDED checkpoints of a job, the newest ones, may still be brought back.
+    """
+    query = select(checkpoints).where(checkpoints.c.files.contains(f'"root":"{UPLOADS_ROOT}"', autoescape=True))
+    rows = sorted(connection.execute(query).mappings(), key=_age, reverse=True)
+    is_needed: dict[str, bool] = {}
+    superseded: Counter[str] = Counter()
+    for row in rows:
+        superseded[row["job_id"]] += row["state"] == CheckpointState.SUPERSEDED
+        may_score = row["state"] in (CheckpointState.ACTIVE, *_UNVERIFIED) or (
+            row["state"] == CheckpointState.SUPERSEDED and superseded[row["job_id"]] <= kept
+        )
+        for file in _FILES.validate_json(row["files"]):
+            is_needed[file.key] = may_score or is_needed.get(file.key, False)
+    return is_needed
 
 
 def newest_generation(connection: Connection, job_id: str) -> int:

@@ -14,6 +14,7 @@ from superbatch_server.schemas.errors import (
     SecondLearner,
     SeqBeyondLog,
     StalenessTooSmall,
+    VariantsDoNotDivide,
     WentBack,
     WorldSizeDoesNotDivide,
     WrongJob,
@@ -24,6 +25,7 @@ from superbatch_server.service.catalog.checkpoints import orphan_beyond
 from superbatch_server.service.catalog.clock import now_ms, rfc3339
 from superbatch_server.service.catalog.events import add_event
 from superbatch_server.service.catalog.queue import job_row
+from superbatch_server.service.catalog.revoked import revoke
 from superbatch_server.service.catalog.stored import stored
 from superbatch_server.service.catalog.tables import consumers, log_digests
 
@@ -45,6 +47,7 @@ def report_progress(connection: Connection, job_id: str, name: str, report: Cons
         _forget(connection, job_id, learner["name"])
         add_event(connection, job_id, "learner_replaced", f"{name} goes on for {learner['name']}")
     _save(connection, job_id, name, report, is_new=all(row["name"] != name for row in known))
+    _revoke_skipped(connection, job, name, report, where=where)
     if report.rewind and report.role == "learner":
         orphan_beyond(connection, job_id, report.trained_seq)
     return get_consumer(connection, job_id, name)
@@ -80,6 +83,14 @@ def require_servable(spec: CurateSpec, report: ConsumerReport, *, where: str) ->
             f"{report.accumulation} = {parts}, remainder {spec.selection.b % parts} ({where}). "
             "Change the world size, the accumulation, or b of the job."
         )
+    counts = spec.selection.variant_counts()
+    if any(count % parts for count in counts):
+        raise VariantsDoNotDivide(
+            f"the rows of each variant must be divisible by world_size * accumulation, so that every slice holds the "
+            f"same mix; got {list(counts)} rows of b = {spec.selection.b}, {report.world_size} * "
+            f"{report.accumulation} = {parts}, remainders {[count % parts for count in counts]} ({where}). "
+            "Change the world size, the accumulation, or b and the shares of the job."
+        )
     if report.role != "learner" or not spec.pushes:
         return
     if report.checkpoint_every is None:
@@ -97,6 +108,22 @@ def require_servable(spec: CurateSpec, report: ConsumerReport, *, where: str) ->
             f"{report.read_ahead} + {per_list} - 1 = {needed} > {spec.refresh.max_staleness} ({where}). Push "
             f"checkpoints more often, read less ahead, or submit the job with max_staleness of at least {needed}."
         )
+
+
+def _revoke_skipped(connection: Connection, job: RowMapping, name: str, report: ConsumerReport, *, where: str) -> None:
+    """Withdraw what the learner skipped. A reader skips for itself: its report is kept, and nothing is withdrawn."""
+    beyond = [skipped.seq for skipped in report.skipped if skipped.seq >= job["next_seq"]]
+    if beyond:
+        raise SeqBeyondLog(
+            f"only a published batch can be skipped; got skipped seq {beyond[0]}, next_seq = {job['next_seq']} "
+            f"({where}). Report batches of this job."
+        )
+    if report.role != "learner":
+        return
+    reasons = {skipped.seq: f"skipped by {name}: {skipped.reason}" for skipped in report.skipped}
+    if num_new := revoke(connection, job["id"], reasons):
+        message = f"{name} skipped {num_new} batches: {report.skipped[-1].reason}"
+        add_event(connection, job["id"], "batches_skipped", message[:4000], {"consumer": name, "batches": num_new})
 
 
 def _require_own_log(connection: Connection, job: RowMapping, report: ConsumerReport, *, where: str) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, func, select
 
 from superbatch.formats.canonical import canonical_json
-from superbatch.formats.manifest import Manifest, NumericsProfile, Policy
-from superbatch.formats.schedule import largest_super_batch, parse_schedule
+from superbatch.formats.manifest import Manifest, NumericsProfile, Revoked
 from superbatch.formats.segments import Segment
 from superbatch_server.schemas.errors import BehindRetention, NotFound, OtherHistory, SeqBeyondLog
 from superbatch_server.schemas.jobs import CurateSpec, JobState
+from superbatch_server.service.catalog.policy import policy_of
 from superbatch_server.service.catalog.queue import job_row
+from superbatch_server.service.catalog.revoked import revoked_ranges
 from superbatch_server.service.catalog.segments import segment_of
 from superbatch_server.service.catalog.tables import datasets, jobs, models, segments
 
@@ -25,6 +26,12 @@ MAX_PAGE_BYTES = 60_000
 
 MAX_PAGE_SEGMENTS = 400
 """More than fit: a segment takes at least 300 bytes."""
+
+REVOKED_BEHIND = 1024
+"""How far before `after` a page lists revoked batches: a reader that reads ahead still holds those."""
+
+MAX_BEHIND_BYTES = 12_000
+"""Room for those; where it is too little, the ones nearest to `after` are listed."""
 
 _END_OF_STATE = {JobState.SUCCEEDED: "complete", JobState.CANCELLED: "cancelled", JobState.FAILED: "failed"}
 
@@ -49,8 +56,9 @@ class PublishedList:
 
 def log_version(connection: Connection, job_id: str) -> tuple[object, ...]:
     """Return what changes whenever the manifest does: one small row, for pollers."""
-    names = (jobs.c.history_id, jobs.c.next_seq, jobs.c.state, jobs.c.eligible_digest, jobs.c.numerics_digest)
-    return tuple(connection.execute(select(*names).where(jobs.c.id == job_id)).one_or_none() or ())
+    names = ("history_id", "next_seq", "state", "eligible_digest", "numerics_digest", "num_revoked")
+    columns = [jobs.c[name] for name in names]
+    return tuple(connection.execute(select(*columns).where(jobs.c.id == job_id)).one_or_none() or ())
 
 
 def manifest_page(connection: Connection, job_id: str, *, history: str | None, after: int) -> Page:
@@ -80,6 +88,8 @@ def manifest_page(connection: Connection, job_id: str, *, history: str | None, a
             head.oldest_seq,
         )
     manifest = _with_segments(connection, head, after)
+    if job["num_revoked"]:
+        manifest = _with_revoked(connection, manifest, after)
     text = canonical_json(manifest.to_json())
     has_news = bool(manifest.segments) or manifest.end is not None
     return Page(text=text, etag=f'"{hashlib.sha256(text).hexdigest()}"', has_news=has_news)
@@ -106,7 +116,7 @@ def _head(connection: Connection, job: RowMapping) -> Manifest:
         history_id=job["history_id"],
         dataset_fingerprint=_value(connection, datasets.c.fingerprint, datasets.c.id == job["dataset_id"]),
         shard_table=f"../../datasets/{job['dataset_id']}/shards",
-        policy=_policy(CurateSpec.model_validate_json(job["spec"])),
+        policy=policy_of(CurateSpec.model_validate_json(job["spec"])),
         reference_digest=_value(connection, models.c.digest, models.c.id == job["reference_id"]),
         eligible_digest=job["eligible_digest"],
         numerics_profile=_profile(job),
@@ -131,6 +141,34 @@ def _with_segments(connection: Connection, head: Manifest, after: int) -> Manife
     return replace(head, segments=tuple(page))
 
 
+def _with_revoked(connection: Connection, page: Manifest, after: int) -> Manifest:
+    """Add what is withdrawn around the page's batches; segments give way where both are too long for one page."""
+    kept = list(page.segments)
+    stop = kept[-1].stop_seq if kept else after
+    ranges = [*_revoked_behind(connection, page, after), *revoked_ranges(connection, page.job, start=after, stop=stop)]
+    excess = len(canonical_json(replace(page, revoked=tuple(ranges)).to_json())) - MAX_PAGE_BYTES
+    while excess > 0 and len(kept) > 1:
+        excess -= len(canonical_json(kept.pop().to_json())) + 1
+        stop, beyond = kept[-1].stop_seq, ranges
+        ranges = [each for each in beyond if each.first_seq < stop]
+        excess -= sum(len(canonical_json(each.to_json())) + 1 for each in beyond[len(ranges) :])
+    if len(kept) == len(page.segments):
+        return replace(page, revoked=tuple(ranges))
+    next_link = f"manifest?history={page.history_id}&after={stop}"
+    return replace(page, segments=tuple(kept), revoked=tuple(ranges), next_link=next_link)
+
+
+def _revoked_behind(connection: Connection, page: Manifest, after: int) -> list[Revoked]:
+    start, room = max(page.oldest_seq, after - REVOKED_BEHIND), MAX_BEHIND_BYTES
+    kept: list[Revoked] = []
+    for each in reversed(revoked_ranges(connection, page.job, start=start, stop=after)):
+        room -= len(canonical_json(each.to_json())) + 1
+        if room < 0:
+            break
+        kept.append(each)
+    return kept[::-1]
+
+
 def _segments_from(connection: Connection, job_id: str, after: int) -> Iterator[Segment]:
     of_job = segments.c.job_id == job_id
     holds_after = select(func.max(segments.c.first_seq)).where(of_job, segments.c.first_seq <= after).scalar_subquery()
@@ -139,25 +177,6 @@ def _segments_from(connection: Connection, job_id: str, after: int) -> Iterator[
         segment = segment_of(row)
         if segment.stop_seq > after:
             yield segment
-
-
-def _policy(spec: CurateSpec) -> Policy:
-    written = spec.selection.model_dump(mode="json")
-    f = parse_schedule(written["f"])
-    return Policy(
-        method=written["method"],
-        criterion=written["criterion"] if spec.selection.criteria() else None,
-        b=spec.selection.b,
-        B=largest_super_batch(spec.selection.b, f, spec.num_batches),
-        f=written["f"],
-        N=spec.selection.N,
-        loss=spec.selection.loss,
-        precision=spec.selection.precision,
-        first_round=spec.selection.first_round if spec.selection.loss == "softmax" else None,
-        probe_size=spec.selection.probe_size,
-        repetition_cap=spec.selection.repetition_cap,
-        max_cosine=spec.selection.max_cosine,
-    )
 
 
 def _profile(job: RowMapping) -> NumericsProfile | None:

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
-from superbatch.formats.bucket import LOG_END_NAME, LogEnd, LogSegment
+from superbatch.formats.bucket import LOG_END_NAME, LOG_HEAD_NAME, SHARD_TABLE_NAME, LogEnd, LogHead, LogSegment
+from superbatch.formats.canonical import canonical_json
 from superbatch.formats.digests import next_log_digest
 from superbatch.formats.segments import BEFORE_FIRST_RULES, ScoredWith, Segment
-from superbatch_server.schemas.attempts import SegmentCommit, SegmentCommitted, SegmentFile
+from superbatch_server.schemas.attempts import ScheduleRow, SegmentCommit, SegmentCommitted, SegmentFile
 from superbatch_server.schemas.errors import InvalidRequest, WrongSeq
-from superbatch_server.schemas.jobs import JobState
+from superbatch_server.schemas.jobs import CurateSpec, JobState
 from superbatch_server.service.catalog.clock import now_ms
+from superbatch_server.service.catalog.datasets import shard_table
+from superbatch_server.service.catalog.exclusions import version_of
 from superbatch_server.service.catalog.lease import Attempt, fence
+from superbatch_server.service.catalog.policy import policy_of
 from superbatch_server.service.catalog.queue import job_row, update_job
 from superbatch_server.service.catalog.stored import stored
-from superbatch_server.service.catalog.tables import datasets, jobs, log_digests, schedule_rows, segments
+from superbatch_server.service.catalog.tables import datasets, jobs, log_digests, models, schedule_rows, segments
+from superbatch_server.service.catalog.totals import totals_of
 
 NEWEST = 4
 """Log files offered for writing again; a driver writes each file before its next commit, so one would do."""
@@ -41,6 +46,7 @@ def commit_segment(connection: Connection, attempt: Attempt, commit: SegmentComm
     _check_place(job, commit)
     _check_form(job, commit)
     _check_schedule(connection, attempt.job_id, commit)
+    searched_version = _searched_version(connection, job, commit)
     chain = _chain(job["log_digest"], commit.batch_digests)
     stop_seq = commit.first_seq + commit.num_batches
     connection.execute(
@@ -58,6 +64,7 @@ def commit_segment(connection: Connection, attempt: Attempt, commit: SegmentComm
             log_digest_start=job["log_digest"],
             log_digest_end=chain[-1],
             committed_ms=now_ms(connection),
+            searched_version=searched_version,
         )
     )
     counts = range(commit.first_seq + 1, stop_seq + 1)
@@ -75,6 +82,8 @@ def commit_segment(connection: Connection, attempt: Attempt, commit: SegmentComm
         next_walk=stored(commit.next_walk),
         log_digest=chain[-1],
         crashes=0,
+        is_searching=job["is_searching"] or searched_version < job["exclusions_version"],
+        totals=stored(totals_of(connection, job).plus(commit)),
     )
     row = _segment_row(connection, attempt.job_id, commit.first_seq)
     assert row is not None
@@ -101,11 +110,16 @@ def segment_of(row: RowMapping) -> Segment:
 
 
 def newest_log_files(connection: Connection, job_id: str) -> list[SegmentFile]:
-    """Return the newest segments' files and, for a job that ended for good, `end.json`: to be created if absent."""
+    """Return the files that may be missing from the bucket, to be created if absent.
+
+    They are the newest segments, head and shard table of a log that has few, and `end.json` of one that ended for good.
+    """
     job = job_row(connection, job_id)
     query = select(segments).where(segments.c.job_id == job_id).order_by(segments.c.first_seq.desc()).limit(NEWEST)
     rows = connection.execute(query).mappings().all()
     files = [_log_file(connection, job, row) for row in reversed(rows)]
+    if len(rows) < NEWEST:
+        files = _head_files(connection, job) + files
     if job["state"] in _END_WORDS:
         end = LogEnd(job_id, job["history_id"], _END_WORDS[job["state"]], job["next_seq"], job["log_digest"])
         files.append(_file(job, LOG_END_NAME, end.render()))
@@ -165,6 +179,21 @@ def _check_schedule(connection: Connection, job_id: str, commit: SegmentCommit) 
         )
 
 
+def _searched_version(connection: Connection, job: RowMapping, commit: SegmentCommit) -> int:
+    """Return which version of the job's exclusions all batches of a segment were composed under; 0 for none."""
+    if not job["exclusions_version"]:
+        return 0
+    table = schedule_rows.c
+    stop_seq = commit.first_seq + commit.num_batches
+    query = select(table.seq, table.row_attempt, table.body).where(
+        table.job_id == job["id"], table.seq >= commit.first_seq, table.seq < stop_seq
+    )
+    used = set(enumerate(commit.row_attempts, start=commit.first_seq))
+    rows = [row.body for row in connection.execute(query) if (row.seq, row.row_attempt) in used]
+    digests = {ScheduleRow.model_validate_json(body).exclusions_digest for body in rows}
+    return min(version_of(connection, job["id"], digest) for digest in digests)
+
+
 def _chain(log_digest: str, batch_digests: list[str]) -> list[str]:
     digest, chain = bytes.fromhex(log_digest), []
     for batch in batch_digests:
@@ -187,11 +216,31 @@ def _committed(connection: Connection, job: RowMapping, row: RowMapping) -> Segm
 
 
 def _log_file(connection: Connection, job: RowMapping, row: RowMapping) -> SegmentFile:
-    fingerprint = connection.execute(
-        select(datasets.c.fingerprint).where(datasets.c.id == job["dataset_id"])
-    ).scalar_one()
+    fingerprint = _fingerprint(connection, job)
     log = LogSegment(job["id"], job["history_id"], fingerprint, row["log_digest_start"], segment_of(row))
     return _file(job, log.name, log.render())
+
+
+def _head_files(connection: Connection, job: RowMapping) -> list[SegmentFile]:
+    digest = select(models.c.digest).where(models.c.id == job["reference_id"])
+    head = LogHead(
+        job=job["id"],
+        history_id=job["history_id"],
+        dataset_fingerprint=_fingerprint(connection, job),
+        reference_digest=connection.execute(digest).scalar_one_or_none(),
+        policy=policy_of(CurateSpec.model_validate_json(job["spec"])),
+    )
+    table = shard_table(connection, job["dataset_id"])
+    return [
+        _file(job, SHARD_TABLE_NAME, canonical_json(table.to_json())),
+        _file(job, LOG_HEAD_NAME, head.render()),
+    ]
+
+
+def _fingerprint(connection: Connection, job: RowMapping) -> str:
+    query = select(datasets.c.fingerprint).where(datasets.c.id == job["dataset_id"])
+    fingerprint: str = connection.execute(query).scalar_one()
+    return fingerprint
 
 
 def _file(job: RowMapping, name: str, text: bytes) -> SegmentFile:

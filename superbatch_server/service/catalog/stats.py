@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, RowMapping, select
 
-from superbatch_server.schemas.attempts import PoolReport, ScheduleRow, SegmentCommit, SourceCounts
-from superbatch_server.schemas.jobs import JobState, Phase
+from superbatch_server.schemas.attempts import PoolReport, ScheduleRow, SegmentCommit, SourceCounts, sum_counts
+from superbatch_server.schemas.jobs import CurateSpec, JobState, Phase
 from superbatch_server.schemas.stats import JobStats, SegmentPoint, SourceStats
 from superbatch_server.service.catalog.checkpoints import newest_generation, refresh_state
 from superbatch_server.service.catalog.clock import rfc3339
+from superbatch_server.service.catalog.exclusions import get_exclusions
 from superbatch_server.service.catalog.queue import job_row
 from superbatch_server.service.catalog.tables import datasets, schedule_rows, segments
+from superbatch_server.service.catalog.totals import totals_of
 
 DEFAULT_SEGMENTS = 500
 
@@ -22,17 +23,17 @@ DEFAULT_SEGMENTS = 500
 def job_stats(connection: Connection, job_id: str, *, num_segments: int = DEFAULT_SEGMENTS) -> JobStats:
     """Return the numbers of a job; the curves cover the newest `num_segments` segments.
 
-    Cost: reads every segment of the job, about a kilobyte each.
+    Cost: reads those segments, about a kilobyte each; the totals over all are kept with the job.
     """
     job = job_row(connection, job_id)
-    query = select(segments).where(segments.c.job_id == job_id).order_by(segments.c.first_seq)
-    rows = list(connection.execute(query).mappings())
+    query = select(segments).where(segments.c.job_id == job_id).order_by(segments.c.first_seq.desc())
+    rows = list(connection.execute(query.limit(num_segments)).mappings())[::-1]
     commits = [SegmentCommit.model_validate_json(row["commit"]) for row in rows]
+    totals = totals_of(connection, job)
+    excluded = get_exclusions(connection, job_id)
     pool = PoolReport.model_validate_json(job["pool"]) if job["pool"] else None
-    counts = _counts(commits)
-    total = _sum(counts.values())
-    points = [_point(row, commit) for row, commit in zip(rows, commits, strict=True)]
-    shown = points[-num_segments:]
+    counts = totals.per_source
+    total = sum_counts(counts.values())
     dataset_rows = select(datasets.c.rows).where(datasets.c.id == job["dataset_id"])
     return JobStats(
         job=job_id,
@@ -43,6 +44,7 @@ def job_stats(connection: Connection, job_id: str, *, num_segments: int = DEFAUL
         consumer_trained_seq=refresh_state(connection, job_id).consumer_trained_seq,
         loaded=total.candidates,
         trained=total.selected,
+        trained_flops_fraction=CurateSpec.model_validate_json(job["spec"]).selection.trained_flops_fraction(),
         dropped=total.dropped,
         capped=total.capped,
         filter_ratio=filter_ratio(total),
@@ -51,10 +53,14 @@ def job_stats(connection: Connection, job_id: str, *, num_segments: int = DEFAUL
         quarantined=dict(pool.quarantined) if pool else {},
         sources=source_stats(counts, pool),
         generation=newest_generation(connection, job_id),
-        max_staleness=max((max(point.staleness) for point in points if point.staleness), default=None),
+        max_staleness=totals.max_staleness,
+        excluded=excluded.num_uids,
+        exclusions_digest=excluded.digest,
+        is_searching=excluded.is_searching,
+        num_revoked=excluded.num_revoked,
         counters=json.loads(job["counters"]),
-        segments=shown,
-        schedule=_schedule(connection, job_id, commits[-num_segments:]),
+        segments=[_point(row, commit) for row, commit in zip(rows, commits, strict=True)],
+        schedule=_schedule(connection, job_id, commits),
     )
 
 
@@ -65,7 +71,7 @@ def source_stats(counts: dict[str, SourceCounts], pool: PoolReport | None) -> di
         counts: candidates and selected rows per source.
         pool: the finished index pass; None before its end, when the share among the candidates stands for the pool's.
     """
-    total = _sum(counts.values())
+    total = sum_counts(counts.values())
     in_pool = {name: part.get("eligible", 0) for name, part in pool.per_source.items()} if pool else {}
     pool_counts = in_pool or {name: count.candidates for name, count in counts.items()}
     num_pool = sum(pool_counts.values())
@@ -84,6 +90,7 @@ def source_stats(counts: dict[str, SourceCounts], pool: PoolReport | None) -> di
             selected=count.selected,
             dropped=count.dropped,
             capped=count.capped,
+            excluded=count.excluded,
             filter_ratio=filter_ratio(count),
             pool_share=pool_share,
             kept_share=kept_share,
@@ -96,24 +103,6 @@ def filter_ratio(count: SourceCounts) -> float | None:
     """Return the share thrown away, None where nothing was looked at."""
     kept = _ratio(count.selected, count.candidates)
     return None if kept is None else 1 - kept
-
-
-def _counts(commits: Sequence[SegmentCommit]) -> dict[str, SourceCounts]:
-    parts: defaultdict[str, list[SourceCounts]] = defaultdict(list)
-    for commit in commits:
-        for name, count in commit.stats.per_source.items():
-            parts[name].append(count)
-    return {name: _sum(counts) for name, counts in parts.items()}
-
-
-def _sum(counts: Iterable[SourceCounts]) -> SourceCounts:
-    listed = list(counts)
-    return SourceCounts(
-        candidates=sum(count.candidates for count in listed),
-        selected=sum(count.selected for count in listed),
-        dropped=sum(count.dropped for count in listed),
-        capped=sum(count.capped for count in listed),
-    )
 
 
 def _ratio(part: int, whole: int) -> float | None:

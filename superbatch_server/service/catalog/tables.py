@@ -13,11 +13,13 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData()
@@ -98,6 +100,11 @@ jobs = Table(
     Column("end_logged", Boolean, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("updated_ms", BigInteger, nullable=False),
+    Column("exclusions_version", Integer, nullable=False, server_default="0"),
+    Column("exclusions_digest", String(64)),
+    Column("is_searching", Boolean, nullable=False, server_default=false()),
+    Column("num_revoked", BigInteger, nullable=False, server_default="0"),
+    Column("totals", Text),
     Index("jobs_by_state", "state", "created_ms"),
 )
 
@@ -140,7 +147,31 @@ segments = Table(
     Column("log_digest_start", String(64), nullable=False),
     Column("log_digest_end", String(64), nullable=False),
     Column("committed_ms", BigInteger, nullable=False),
+    Column("searched_version", Integer, nullable=False, server_default="0"),
     UniqueConstraint("job_id", "list_name"),
+)
+
+exclusions = Table(
+    "exclusions",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("uids", LargeBinary, nullable=False),
+    Column("num_uids", BigInteger, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Index("exclusions_by_digest", "digest"),
+)
+"""What each request added: `uids` are the new ones, 16 bytes each; digest and num_uids are of the whole set then."""
+
+revoked = Table(
+    "revoked",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
 )
 
 log_digests = Table(

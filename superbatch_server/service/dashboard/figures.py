@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from superbatch_server.schemas.attempts import PoolReport
 from superbatch_server.schemas.datasets import Dataset
 from superbatch_server.schemas.jobs import Job, JobState, Phase
-from superbatch_server.schemas.trainers import Consumer
+from superbatch_server.schemas.trainers import Checkpoint, Consumer
 from superbatch_server.service.catalog.stats import filter_ratio
 from superbatch_server.service.dashboard.history import History
 from superbatch_server.service.dashboard.plot import number
@@ -25,6 +25,8 @@ class Facts:
     pool: PoolReport | None
     consumers: Sequence[Consumer]
     counters: Mapping[str, int | float]
+    active: Checkpoint | None = None
+    """The checkpoint that scores the next batch."""
 
     @property
     def learner(self) -> Consumer | None:
@@ -81,20 +83,25 @@ def figures(facts: Facts) -> list[Figure]:
 
 def status_note(facts: Facts) -> str:
     """Return a sentence where the state alone does not say what a person waits for."""
-    job, learner = facts.job, facts.learner
+    job = facts.job
     if job.state is JobState.CANCELLING:
         return "The driver was asked to stop."
-    if job.phase is Phase.WAITING_FOR_TRAINER:
-        if learner is None:
-            return "Waits for a trainer to register."
-        if not learner.is_live:
-            return f"Waits for the trainer {learner.name}, which has not reported since its time to live passed."
-        return (
-            f"Waits until {learner.name} has trained more: it is {job.next_seq - learner.report.trained_seq:,} behind."
-        )
-    if job.phase is Phase.WAITING_FOR_CHECKPOINT:
-        return "Waits for a newer checkpoint of the learner."
+    if job.phase in (Phase.WAITING_FOR_TRAINER, Phase.WAITING_FOR_CHECKPOINT):
+        meanwhile = " Its machine is free meanwhile." if job.state is JobState.QUEUED else ""
+        return f"Waits {_awaited(facts)}.{meanwhile}"
     return "Waits for a supervisor." if job.state is JobState.QUEUED else ""
+
+
+def _awaited(facts: Facts) -> str:
+    job, learner = facts.job, facts.learner
+    if job.phase is Phase.WAITING_FOR_CHECKPOINT:
+        newest = "" if facts.active is None else f" than that of {facts.active.trained_seq:,} batches"
+        return f"for a newer checkpoint of the learner{newest}"
+    if learner is None:
+        return "for a trainer to register"
+    if not learner.is_live:
+        return f"for the trainer {learner.name}, which has not reported since its time to live passed"
+    return f"until {learner.name} has trained more: it is {job.next_seq - learner.report.trained_seq:,} behind"
 
 
 def _filter_figure(facts: Facts) -> Figure:
@@ -126,13 +133,18 @@ def _refresh_figures(facts: Facts) -> tuple[Figure, Figure]:
     newest = [value for value in history.staleness[-1:] if math.isfinite(value)]
     generation = f"{history.generation[-1]:.0f}" if history.next_seq else "–"
     return (
-        Figure("Generation", generation, "of the newest batch"),
+        Figure("Generation", generation, _of_generation(generation, facts.active)),
         Figure(
             "Staleness",
             number(newest[0]) if newest else "–",
             f"batches; limit {facts.job.spec.refresh.max_staleness:,}",
         ),
     )
+
+
+def _of_generation(newest: str, active: Checkpoint | None) -> str:
+    is_other = active is not None and str(active.generation) != newest
+    return f"of the newest batch; {active.generation} is active" if active and is_other else "of the newest batch"
 
 
 def _speed_figure(history: History) -> Figure:

@@ -6,14 +6,14 @@ import math
 import threading
 from array import array
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from sqlalchemy import Connection, RowMapping, select
 
-from superbatch_server.schemas.attempts import SegmentCommit, SourceCounts
+from superbatch_server.schemas.attempts import SegmentCommit, SourceCounts, sum_counts
 from superbatch_server.service.catalog.tables import segments
 
 MAX_JOBS = 8
@@ -89,17 +89,6 @@ class HistoryCache:
                 self._histories.popitem(last=False)
             # A copy, because another request may take in the next segment while this one is drawn.
             return deepcopy(history)
-
-
-def sum_counts(counts: Iterable[SourceCounts]) -> SourceCounts:
-    """Return the sum of counts, field by field."""
-    listed = list(counts)
-    return SourceCounts(
-        candidates=sum(count.candidates for count in listed),
-        selected=sum(count.selected for count in listed),
-        dropped=sum(count.dropped for count in listed),
-        capped=sum(count.capped for count in listed),
-    )
 
 
 def _catch_up(connection: Connection, job_id: str, history: History) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from superbatch_server.schemas.attempts import PoolReport
 from superbatch_server.schemas.jobs import Event, Job, JobState
-from superbatch_server.schemas.trainers import Checkpoint, Consumer
+from superbatch_server.schemas.trainers import Checkpoint, CheckpointState, Consumer
 from superbatch_server.service.catalog.checkpoints import list_checkpoints
 from superbatch_server.service.catalog.consumers import list_consumers
 from superbatch_server.service.catalog.datasets import get_dataset
@@ -22,6 +22,7 @@ from superbatch_server.service.dashboard.figures import Facts, Figure, Track, fi
 from superbatch_server.service.dashboard.history import HistoryCache
 from superbatch_server.service.dashboard.selection_words import selection_of
 from superbatch_server.service.dashboard.sources import Reason, Source, by_reason, by_source
+from superbatch_server.service.dashboard.withdrawn import Withdrawn, read_withdrawn
 
 SHOWN_CHECKPOINTS = 8
 SHOWN_EVENTS = 50
@@ -55,6 +56,7 @@ class JobPage:
     num_quarantined: int
     quarantined_so_far: int
     is_indexed: bool
+    withdrawn: Withdrawn | None
     consumers: list[Consumer]
     checkpoints: list[Checkpoint]
     num_checkpoints: int
@@ -74,7 +76,8 @@ def read_job_page(connection: Connection, job_id: str, histories: HistoryCache) 
     consumers = list_consumers(connection, job_id)
     checkpoints = list_checkpoints(connection, job_id)
     counters = json.loads(row["counters"])
-    facts = Facts(job, dataset, history, pool, consumers, counters)
+    active = next((each for each in checkpoints if each.state is CheckpointState.ACTIVE), None)
+    facts = Facts(job, dataset, history, pool, consumers, counters, active)
     return JobPage(
         job=job,
         dataset=dataset.name,
@@ -89,6 +92,7 @@ def read_job_page(connection: Connection, job_id: str, histories: HistoryCache) 
         num_quarantined=sum(pool.quarantined.values()) if pool else 0,
         quarantined_so_far=int(counters.get("rows_quarantined", 0)),
         is_indexed=pool is not None,
+        withdrawn=read_withdrawn(connection, job_id, next_seq=job.next_seq),
         consumers=consumers,
         checkpoints=checkpoints[:SHOWN_CHECKPOINTS],
         num_checkpoints=len(checkpoints),
@@ -100,6 +104,7 @@ def read_job_page(connection: Connection, job_id: str, histories: HistoryCache) 
             ("History", job.history_id),
             ("Log digest", row["log_digest"]),
             ("Eligible set", row["eligible_digest"] or "not known yet"),
+            ("Excluded rows", row["exclusions_digest"] or "none"),
             ("Numerics profile", _profile_text(row["numerics"])),
         ],
         spec_text=json.dumps(job.spec.model_dump(mode="json"), indent=2, ensure_ascii=False),

@@ -37,6 +37,8 @@ def _limits(selection: SelectionSpec) -> list[str]:
         said.append(f"cosine below {selection.max_cosine:g}")
     if selection.precision != "native":
         said.append(selection.precision)
+    if len(selection.variants) > 1:
+        said.append(f"{len(selection.variants)} variants, {selection.trained_flops_fraction():.3g} of the FLOPs")
     return said
 
 

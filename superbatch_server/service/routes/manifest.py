@@ -36,7 +36,10 @@ async def get_manifest(  # noqa: PLR0917  (a request has them by name)
     wait: Annotated[float, Query(ge=0, description="Seconds to wait for more; at most 60 are waited.")] = 0.0,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Return the segments from batch `after` on: at once when there are any, else when they come or after `wait`."""
+    """Return the segments from batch `after` on: at once when there are any, else when they come or after `wait`.
+
+    A poll with If-None-Match ends as well when anything else of the manifest has changed: batches were revoked.
+    """
 
     def read_page() -> Page:
         with read(deployment.engine) as connection:
@@ -50,7 +53,7 @@ async def get_manifest(  # noqa: PLR0917  (a request has them by name)
     stop_s = loop.time() + min(wait, LONGEST_WAIT_S)
     version = await run_in_threadpool(read_version)
     page = await run_in_threadpool(read_page)
-    while not (page.has_news and not is_known(if_none_match, page.etag)):
+    while is_known(if_none_match, page.etag) or not (page.has_news or if_none_match):
         left_s = stop_s - loop.time()
         if left_s <= 0 or await request.is_disconnected():
             break

@@ -7,7 +7,9 @@ from fastapi import APIRouter
 from superbatch_server.schemas.base import Body
 from superbatch_server.schemas.errors import WrongJob
 from superbatch_server.schemas.trainers import Checkpoint, CheckpointPush, Consumer, ConsumerReport
+from superbatch_server.schemas.uploads import UPLOADS_ROOT
 from superbatch_server.service.catalog import checkpoints, consumers
+from superbatch_server.service.catalog.checkpoints import noting_refusal
 from superbatch_server.service.catalog.engine import read, write
 from superbatch_server.service.catalog.queue import job_row
 from superbatch_server.service.context import Deployed
@@ -63,13 +65,15 @@ def push_checkpoint(deployment: Deployed, job_id: str, body: CheckpointPush) -> 
     """
     with read(deployment.engine) as connection:
         checkpoints.require_pushable(connection, job_id, body)
-    header = check_weights(deployment.roots, body.files[0])
-    noted = header.metadata.get(JOB_NOTE, job_id)
-    if noted != job_id:
-        raise WrongJob(
-            f"a checkpoint belongs to one job; the file says {noted[:80]!r} (job {job_id}, file {body.files[0].key}). "
-            "Push the file that this job's learner wrote."
-        )
+    file = body.files[0]
+    with noting_refusal(deployment.engine, job_id, trained_seq=body.trained_seq, key=file.key):
+        roots = {**deployment.roots, UPLOADS_ROOT: deployment.uploads.root}
+        noted = check_weights(roots, file).metadata.get(JOB_NOTE, job_id)
+        if noted != job_id:
+            raise WrongJob(
+                f"a checkpoint belongs to one job; the file says {noted[:80]!r} (job {job_id}, file {file.key}). "
+                "Push the file that this job's learner wrote."
+            )
     with write(deployment.engine) as connection:
         return checkpoints.receive(connection, job_id, body)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 
 import pytest
 
@@ -26,6 +27,12 @@ def refused(world: World, job: str, push: Json, code: str, *said: str) -> None:
     before = world.get(f"/v1/jobs/{job}/checkpoints")
     problem(world.client.post(f"/v1/jobs/{job}/checkpoints", json=push), code, *said)
     assert world.get(f"/v1/jobs/{job}/checkpoints") == before
+
+
+def refusals(world: World, job: str) -> list[str]:
+    """Return what the job's history says about files that were refused."""
+    events = world.get(f"/v1/jobs/{job}/events")["events"]
+    return [event["message"] for event in events if event["kind"] == "checkpoint_refused"]
 
 
 def push_of(world: World, content: bytes, trained_seq: int = 1, **change: str) -> Json:
@@ -77,6 +84,24 @@ def test_a_wrong_header(world: World, job: str) -> None:
 
 def test_a_file_that_was_cut_off(world: World, job: str) -> None:
     refused(world, job, push_of(world, safetensors_of(1.0)[:-2]), "not_safetensors")
+
+
+def test_a_header_that_is_too_large(world: World, job: str) -> None:
+    content = struct.pack("<Q", 10_000_001) + b"{" + b" " * 10_000_000 + bytes(64)
+    refused(world, job, push_of(world, content), "not_safetensors", "a header of 10000001 bytes")
+
+
+def test_a_refused_file_leaves_the_old_one_active_and_stands_in_the_history(world: World, job: str) -> None:
+    world.verdict(job, world.push(job, 1)["id"])
+    refused(world, job, push_of(world, pickle.dumps({"w": [1.0]}), 2), "pickle_refused")
+    refused(world, job, push_of(world, safetensors_of(1.0)[:-2], 2), "not_safetensors")
+    refused(world, job, push_of(world, safetensors_of(1.0), 2, sha256=sha256(b"")), "digest_mismatch")
+    refused(world, job, push_of(world, safetensors_of(1.0, superbatch_job="job_0123456789abcdef"), 2), "wrong_job")
+    found = [message.partition(":")[0] for message in refusals(world, job)]
+    assert found == ["pickle_refused", "not_safetensors", "digest_mismatch", "wrong_job"]
+    assert states(world, job) == {1: ("ACTIVE", 1)}
+    world.verdict(job, world.push(job, 2)["id"])
+    assert states(world, job) == {1: ("SUPERSEDED", 1), 2: ("ACTIVE", 2)}
 
 
 def test_a_wrong_digest(world: World, job: str) -> None:

@@ -62,6 +62,26 @@ def test_b_must_be_divisible_among_ranks_and_micro_steps(
     refused(world, job, report | {"role": "reader"}, "world_size_does_not_divide", *said)
 
 
+FULL = {"resolution": 224, "patch": 16, "flops_fraction": 1.0, "share": 0.75}
+LOW = {"resolution": 224, "patch": 32, "flops_fraction": 0.28, "share": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("world_size", "accumulation", "remainders"), [(1, 1, None), (2, 1, None), (4, 1, "[2, 2]"), (2, 4, "[6, 2]")]
+)
+def test_the_rows_of_each_variant_must_be_divisible_among_ranks_and_micro_steps(
+    world: World, world_size: int, accumulation: int, remainders: str | None
+) -> None:
+    job = world.submit(world.pushed_spec(selection={"b": 8, "N": 2, "variants": [FULL, LOW]}))
+    report = world.report(job, world_size=world_size, accumulation=accumulation)
+    if remainders is None:
+        answered(world.put_consumer(job, report), 200)
+        return
+    said = (f"got [6, 2] rows of b = 8, {world_size} * {accumulation}", f"remainders {remainders}")
+    refused(world, job, report, "variants_do_not_divide", *said)
+    refused(world, job, report | {"role": "reader"}, "variants_do_not_divide", *said)
+
+
 @pytest.mark.parametrize(
     ("every", "read_ahead", "per_list", "needed"),
     [

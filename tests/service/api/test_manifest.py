@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete
 
-from superbatch.formats.manifest import Manifest
+from superbatch.formats.manifest import Manifest, Variant
 from superbatch_server.schemas.attempts import CheckpointRef, Numerics, PoolReport
 from superbatch_server.schemas.jobs import JobState
 from superbatch_server.service.catalog.attempts import record_numerics, report_pool
@@ -43,6 +43,16 @@ def test_the_policy_says_what_loss_and_limits_the_selection_has(world: World) ->
     assert {name: getattr(policy, name) for name in limits} == limits
     assert policy.first_round == "probe"
     assert policy.criterion is None
+
+
+def test_the_policy_says_what_the_variants_are(world: World) -> None:
+    variants = [
+        {"resolution": 224, "patch": 16, "flops_fraction": 1.0, "share": 0.5},
+        {"resolution": 112, "flops_fraction": 0.25, "share": 0.5},
+    ]
+    policy = poll(world, world.submit(world.spec(selection={"variants": variants}))).policy
+    assert policy.variants == (Variant(224, 16, 1.0), Variant(112, None, 0.25))
+    assert poll(world, world.submit()).policy.variants == ()
 
 
 def test_published_segments_are_listed_from_a_cursor_on(world: World) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import delete, update
 
 from superbatch_server.schemas.attempts import CheckpointRef, PoolReport, SourceCounts
 from superbatch_server.service.catalog.attempts import report_pool
 from superbatch_server.service.catalog.engine import write
 from superbatch_server.service.catalog.stats import source_stats
+from superbatch_server.service.catalog.tables import jobs, segments
 from tests.service.api.world import World, answered, problem, sha256
 
 
@@ -17,6 +19,16 @@ def test_a_new_job_has_empty_numbers(world: World) -> None:
     assert (stats["loaded"], stats["trained"], stats["filter_ratio"], stats["rows"]) == (0, 0, None, 100)
     assert (stats["sources"], stats["quarantined"], stats["segments"], stats["schedule"]) == ({}, {}, [], [])
     assert (stats["generation"], stats["max_staleness"]) == (0, None)
+
+
+def test_what_training_costs_is_told_beside_the_rows_trained(world: World) -> None:
+    assert world.get(f"/v1/jobs/{world.submit()}/stats")["trained_flops_fraction"] == 1.0
+    variants = [
+        {"resolution": 224, "patch": 16, "flops_fraction": 1.0, "share": 0.5},
+        {"resolution": 224, "patch": 32, "flops_fraction": 0.28, "share": 0.5},
+    ]
+    job = world.submit(world.pushed_spec(selection={"b": 8, "N": 2, "variants": variants}))
+    assert world.get(f"/v1/jobs/{job}/stats")["trained_flops_fraction"] == pytest.approx(0.64)
 
 
 def test_filter_ratio_and_lift_per_source() -> None:
@@ -78,6 +90,27 @@ def test_the_numbers_of_a_running_job(world: World) -> None:
     assert stats["max_staleness"] == 2
     assert stats["segments"][2]["learnability_batch"] == [0.5, 0.5]
     assert [row["seq"] for row in stats["schedule"]] == [0, 1, 2, 3]
+
+
+def test_totals_that_are_kept_equal_those_of_all_segments_and_outlive_them(world: World) -> None:
+    job = world.submit(world.pushed_spec())
+    used = CheckpointRef(id="checkpoint_0000000000000001", sha256=sha256(b"w"), trained_seq=1, generation=1)
+    world.publish(job, 3, per_source={"emoji": (6, 3), "flags": (2, 1)}, batches=2)
+    world.publish(job, 2, per_source={"logos": (8, 4)}, checkpoint=used)
+
+    def numbers() -> dict[str, object]:
+        stats = world.get(f"/v1/jobs/{job}/stats?num_segments=1")
+        return {name: stats[name] for name in ("loaded", "trained", "max_staleness", "sources")}
+
+    kept = numbers()
+    assert (kept["loaded"], kept["trained"], kept["max_staleness"]) == (40, 20, 6)
+    with write(world.engine) as connection:
+        connection.execute(update(jobs).values(totals=None))  # a catalog of before totals were kept
+    assert numbers() == kept
+    world.publish(job, 1)
+    with write(world.engine) as connection:
+        connection.execute(delete(segments).where(segments.c.first_seq < 7))
+    assert numbers() == kept, "the segments themselves were not read"
 
 
 def test_the_curves_cover_the_newest_segments_and_the_totals_all(world: World) -> None:

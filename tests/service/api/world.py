@@ -100,6 +100,16 @@ class World:
         """Return an app that only this test uses, so that it may be changed."""
         return create_app(engine=self.engine, settings=self.settings, store=self.store, token=TOKEN)
 
+    def restart(self) -> None:
+        """Go on with an app that knows nothing but what is on the disk and in the catalog."""
+        self.app.state.deployment = Deployment(
+            engine=self.engine,
+            settings=self.settings,
+            store=open_store(self.settings.store_url),
+            roots=open_roots(self.settings.roots),
+            token=TOKEN,
+        )
+
     def client_with(self, **headers: str) -> TestClient:
         """Return a client with these headers only."""
         return TestClient(

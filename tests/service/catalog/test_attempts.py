@@ -56,7 +56,8 @@ def test_the_bundle_is_everything_a_driver_starts_from(engine: Engine) -> None:
     ]
     assert (bundle.reference, bundle.learner, bundle.numerics, bundle.eligible_digest) == (None, None, None, None)
     assert [row.seq for row in bundle.schedule] == [1, 2]
-    assert [file.key[-17:] for file in bundle.log_files] == ["000000000000.json"]
+    names = [file.key.rpartition("/log/")[2] for file in bundle.log_files]
+    assert names == ["shards.json", "head.json", "000000000000.json"]
     assert bundle.runtime == RUNTIME
 
 

@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, select
 
-from superbatch.formats.bucket import LogEnd, LogSegment
+from superbatch.formats.bucket import LogEnd, LogHead, LogSegment
 from superbatch.formats.digests import log_digest_start, next_log_digest
+from superbatch.formats.manifest import Manifest
+from superbatch.formats.shards import ShardTable
 from superbatch_server.schemas.attempts import CheckpointRef, Finish, SegmentCommit, SegmentCommitted
 from superbatch_server.schemas.errors import InvalidRequest, LeaseLost, WrongSeq
 from superbatch_server.service.catalog import lease, queue
 from superbatch_server.service.catalog.engine import read, write
 from superbatch_server.service.catalog.lease import Attempt
+from superbatch_server.service.catalog.manifest import manifest_page
 from superbatch_server.service.catalog.segments import (
     commit_segment,
     mark_end_logged,
@@ -146,6 +149,20 @@ def test_the_log_file_holds_the_segment_and_comes_back_byte_for_byte(engine: Eng
         assert newest_log_files(connection, job_id)[-1] == file
 
 
+def test_the_head_and_the_shard_table_come_before_the_first_segment(engine: Engine) -> None:
+    job_id = submit(engine)
+    with read(engine) as connection:
+        shards, head = newest_log_files(connection, job_id)
+    found = LogHead.parse(head.text)
+    assert head.key == f"jobs/{job_id}/{found.history_id}/log/head.json"
+    assert shards.key == f"jobs/{job_id}/{found.history_id}/log/shards.json"
+    assert (found.job, found.history_id) == (job_id, job(engine, job_id)["history_id"])
+    assert found.dataset_fingerprint == ShardTable.from_json(shards.text).dataset_fingerprint == FINGERPRINT
+    with read(engine) as connection:
+        page = manifest_page(connection, job_id, history=None, after=0)
+    assert found.policy == Manifest.from_json(page.text).policy
+
+
 @pytest.mark.parametrize(("rule", "named"), [("easy_reference", "easy_reference"), ("fixed", None)])
 def test_a_rule_is_named_where_it_stood_in_for_a_checkpoint(engine: Engine, rule: str, named: str | None) -> None:
     job_id = submit(engine)
@@ -178,5 +195,6 @@ def test_a_cancelled_log_ends_and_a_failed_one_may_go_on(engine: Engine) -> None
         queue.request_cancel(connection, cancelled)
         queue.update_job(connection, failed, state="FAILED")
         assert LogEnd.parse(newest_log_files(connection, cancelled)[-1].text).end == "cancelled"
-        assert newest_log_files(connection, failed) == []
+        names = [file.key.rpartition("/")[2] for file in newest_log_files(connection, failed)]
+        assert names == ["shards.json", "head.json"]
         assert unlogged_ends(connection) == [cancelled]

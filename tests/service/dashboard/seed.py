@@ -21,11 +21,13 @@ from superbatch_server.schemas.attempts import (
 from superbatch_server.schemas.datasets import DatasetManifest, ShardRef
 from superbatch_server.schemas.jobs import CurateSpec
 from superbatch_server.schemas.models import FileRef, ModelManifest
-from superbatch_server.schemas.trainers import ConsumerReport
+from superbatch_server.schemas.trainers import ConsumerReport, ExclusionRequest
 from superbatch_server.service.catalog.clock import now_ms
 from superbatch_server.service.catalog.engine import write
 from superbatch_server.service.catalog.events import add_event
+from superbatch_server.service.catalog.exclusions import exclude
 from superbatch_server.service.catalog.queue import submit_job
+from superbatch_server.service.catalog.revoked import revoke
 from superbatch_server.service.catalog.stored import stored
 from superbatch_server.service.catalog.tables import (
     attempts,
@@ -171,6 +173,7 @@ def _jobs(connection: Connection) -> dict[str, str]:
             _trainer(connection, job_id, published)
         _attempt(connection, job_id, state)
     _failures(connection, made)
+    _withdrawals(connection, made["running"])
     return made
 
 
@@ -331,6 +334,15 @@ def _attempt(connection: Connection, job_id: str, state: str) -> None:
     add_event(connection, job_id, "attempt_began", "attempt 1 begins at seq 0")
     if is_over:
         add_event(connection, job_id, state.lower(), f"the job is {state}")
+
+
+def _withdrawals(connection: Connection, job_id: str) -> None:
+    """Rows were excluded, two neighbouring batches hold one, and the trainer skipped a batch of a hostile name."""
+    request = ExclusionRequest(uids=[digest(str(i))[:32] for i in range(1200)], reason="withdrawn by the owner")
+    exclude(connection, job_id, request)
+    set_job(connection, job_id, is_searching=False)
+    said = "holds an excluded row: withdrawn by the owner"
+    revoke(connection, job_id, {40: said, 41: said, 217: f"skipped by trainer: {HOSTILE}"})
 
 
 def _failures(connection: Connection, made: dict[str, str]) -> None:

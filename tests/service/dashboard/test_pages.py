@@ -136,8 +136,27 @@ def test_a_job_says_how_it_selects_and_how_much_is_at_its_cap(client: TestClient
     assert "f 0.8, b 128, at most 3 times, cosine below 0.95" in home
 
 
-def test_a_waiting_job_says_for_whom(client: TestClient, made: Made) -> None:
-    assert "trainer has trained more: it is 41 behind" in client.get(f"/jobs/{made.jobs['waiting']}").text
+def test_a_waiting_job_says_for_whom_and_that_its_machine_is_free(client: TestClient, made: Made) -> None:
+    html = client.get(f"/jobs/{made.jobs['waiting']}").text
+    assert "Waits until trainer has trained more: it is 41 behind. Its machine is free meanwhile." in html
+
+
+def test_generation_and_staleness_are_named_with_the_active_checkpoint(client: TestClient, made: Made) -> None:
+    html = client.get(f"/jobs/{made.jobs['running']}").text
+    assert "<dt>Generation</dt><dd>6<span>of the newest batch</span>" in html
+    behind = client.get(f"/jobs/{made.jobs['failed']}").text
+    assert "<dt>Generation</dt><dd>2<span>of the newest batch; 1 is active</span>" in behind
+    assert "<dt>Staleness</dt><dd>40<span>batches; limit 60</span>" in html
+
+
+def test_withdrawn_batches_stand_with_their_reasons(client: TestClient, made: Made) -> None:
+    html = client.get(f"/jobs/{made.jobs['running']}").text
+    section = html[html.index('id="withdrawn"') : html.index('id="attempts"')]
+    assert '<span class="tally">3</span>' in section
+    assert section.index("217") < section.index("40 to 41"), "newest first"
+    assert "holds an excluded row: withdrawn by the owner" in section
+    assert "1,200 rows are left out of batches composed from now on. Published batches were searched." in section
+    assert 'id="withdrawn"' not in client.get(f"/jobs/{made.jobs['done']}").text
 
 
 def test_a_job_that_is_being_indexed_shows_its_shards(client: TestClient, made: Made) -> None:

@@ -75,7 +75,9 @@ def test_flags_make_a_spec_and_leave_the_rest_to_the_service() -> None:
 def test_every_parameter_of_a_selection_that_is_no_list_has_a_flag() -> None:
     flags = "--method hard_negatives --loss softmax --first-round diagonal --probe-size 64 --repetition-cap 3"
     more = "--max-cosine 0.95 --precision bf16 --gain 2 --sampling top_k -b 8 -f 0.5 -N 4 --criterion easy_reference"
-    assert spec_of(FakeService(), *f"{flags} {more}".split())["selection"] == {
+    variants = "--variant resolution=224,patch=16,flops_fraction=1,share=0.5"
+    variants += " --variant flops_fraction=0.28,share=0.5,resolution=112"
+    assert spec_of(FakeService(), *f"{flags} {more} {variants}".split())["selection"] == {
         "method": "hard_negatives",
         "loss": "softmax",
         "first_round": "diagonal",
@@ -89,9 +91,28 @@ def test_every_parameter_of_a_selection_that_is_no_list_has_a_flag() -> None:
         "f": 0.5,
         "N": 4,
         "criterion": "easy_reference",
+        "variants": [
+            {"resolution": 224, "patch": 16, "flops_fraction": 1.0, "share": 0.5},
+            {"flops_fraction": 0.28, "share": 0.5, "resolution": 112},
+        ],
     }
     in_schema = set(SelectionSpec.model_fields) - {"weights"}
     assert {path.removeprefix("selection.") for path in FIELD_OF_FLAG.values() if "selection." in path} == in_schema
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("resolution=224,share", "each once; got 'share'"),
+        ("resolution=224,resolution=112", "got 'resolution=112'"),
+        ("size=224", "got 'size=224'"),
+        ("resolution=high", "resolution must be a number; got 'high'"),
+    ],
+)
+def test_a_variant_that_is_spelled_wrong_is_named(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        spec_of(FakeService(), "--variant", text)
+    assert said in capsys.readouterr().err
 
 
 def test_flags_replace_fields_of_a_spec(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from superbatch.formats.digests import (
     dataset_fingerprint,
     eligible_bitmap,
     eligible_digest,
+    exclusions_digest,
     log_digest_start,
     next_log_digest,
     weak_shard_fingerprint,
@@ -73,6 +74,14 @@ def test_eligible_bits_are_least_significant_first() -> None:
     by_hand = sha256(b"superbatch-eligible-v1\x00" + fingerprint + b"\x05\x01").digest()
     rows = [True, False, True, False, False, False, False, False, True]
     assert eligible_digest(fingerprint, rows) == by_hand == eligible_digest(fingerprint, b"\x05\x01")
+
+
+def test_excluded_rows_are_a_set_in_ascending_order() -> None:
+    low, high = bytes(15) + b"\x07", b"\x80" + bytes(15)
+    by_hand = sha256(b"superbatch-exclusions-v1\x00" + low + high).digest()
+    assert exclusions_digest([high, low, high]) == by_hand == exclusions_digest([low, high])
+    with pytest.raises(InvalidInput, match="a uid has 16 bytes; got 32"):
+        exclusions_digest([low.hex().encode()])
 
 
 @given(st.lists(st.booleans(), max_size=40))

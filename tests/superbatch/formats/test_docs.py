@@ -10,7 +10,7 @@ import pytest
 
 import superbatch.formats
 from superbatch.formats.batch_list import BATCH_DIGESTS_KEY, BATCH_LIST_SCHEMA
-from superbatch.formats.bucket import LogEnd, LogSegment
+from superbatch.formats.bucket import LogEnd, LogHead, LogSegment
 from superbatch.formats.canonical import JsonValue, parse_json
 from superbatch.formats.parquet_file import FILE_KIND_KEY, FINGERPRINT_KEY, VERSION_KEY
 from superbatch.formats.score_shard import SCORE_SHARD_SCHEMA
@@ -62,9 +62,15 @@ def test_every_key_is_described(title: str, document: JsonValue) -> None:
     assert not missing, f"docs/formats.md, {title}, does not name {sorted(missing)}"
 
 
-def test_the_log_segment_is_described() -> None:
-    file = LogSegment("j", "h", FINGERPRINT.hex(), "07" * 32, a_segment())
-    document = parse_json(file.render(), where="segment")
+@pytest.mark.parametrize(
+    "file",
+    [
+        LogHead("j", "h", FINGERPRINT.hex(), None, a_manifest().policy),
+        LogSegment("j", "h", FINGERPRINT.hex(), "07" * 32, a_segment()),
+    ],
+)
+def test_the_files_of_a_log_are_described(file: LogHead | LogSegment) -> None:
+    document = parse_json(file.render(), where="file")
     assert isinstance(document, dict)
     assert {key for key in document if f"`{key}`" not in section("The log in a bucket")} == set()
 
@@ -77,6 +83,6 @@ def test_every_metadata_key_is_described() -> None:
 def test_every_digest_prefix_is_described() -> None:
     source = "".join(path.read_text() for path in Path(superbatch.formats.__file__).parent.glob("*.py"))
     prefixes = set(re.findall(r'b"(superbatch-[a-z]+-v\d+)\\0"', source))
-    assert len(prefixes) == 6
+    assert len(prefixes) == 7
     for prefix in prefixes:
         assert f'"{prefix}" 0x00' in section("Digests"), prefix

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from superbatch.formats.batch_list import BatchListReader, digest_of_rows
-from superbatch.formats.bucket import LogEnd, LogSegment
+from superbatch.formats.bucket import LogEnd, LogHead, LogSegment
 from superbatch.formats.canonical import canonical_json
 from superbatch.formats.manifest import Manifest
 from superbatch.formats.score_shard import read_score_shard
@@ -47,6 +47,6 @@ def test_the_documents_keep_every_value_and_byte() -> None:
     for name, kind in (("manifest", Manifest), ("shard_table", ShardTable)):
         data = (GOLDEN / f"{name}.json").read_bytes()
         assert canonical_json(kind.from_json(data).to_json()) == data
-    for name, kind in (("log_segment", LogSegment), ("log_end", LogEnd)):
+    for name, kind in (("log_head", LogHead), ("log_segment", LogSegment), ("log_end", LogEnd)):
         data = (GOLDEN / f"{name}.json").read_bytes()
         assert kind.parse(data).render() == data

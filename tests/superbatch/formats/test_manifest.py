@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from superbatch.formats.bucket import LOG_END_NAME, LogEnd, LogSegment, log_segment_name
+from superbatch.formats.bucket import LOG_END_NAME, LogEnd, LogHead, LogSegment, log_segment_name
 from superbatch.formats.canonical import canonical_json
 from superbatch.formats.errors import CorruptFile, InvalidInput, UnsupportedVersion
 from superbatch.formats.manifest import Manifest
@@ -188,6 +188,15 @@ def test_a_log_segment_is_always_the_same_bytes() -> None:
     assert file.render() == LogSegment.parse(file.render()).render()
     assert LogSegment.parse(file.render()) == file
     assert json.loads(file.render())["segment"] == json.loads(canonical_json(a_segment(4).to_json()))
+
+
+def test_the_head_of_a_log_comes_back() -> None:
+    head = LogHead("job_1", "h1", FINGERPRINT.hex(), None, a_manifest().policy)
+    assert LogHead.parse(head.render()) == head
+    with pytest.raises(CorruptFile, match="policy must be"):
+        LogHead.parse(head.render().replace(b'"policy"', b'"polity"'))
+    with pytest.raises(UnsupportedVersion):
+        LogHead.parse(head.render().replace(b'"1.0"', b'"3.0"'))
 
 
 def test_the_end_of_a_log_comes_back() -> None:

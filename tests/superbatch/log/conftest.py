@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -41,7 +42,7 @@ def pauses() -> Pauses:
 
 @pytest.fixture
 def open_log(service: FakeService, pauses: Pauses) -> Iterator[OpenLog]:
-    with httpx.Client(transport=httpx.MockTransport(service.answer)) as client:
+    with httpx.Client(transport=httpx.MockTransport(service.answer)) as client, ExitStack() as logs:
 
         def opened(job: str = JOB, **options: object) -> BatchLog:
             plain = {
@@ -51,6 +52,6 @@ def open_log(service: FakeService, pauses: Pauses) -> Iterator[OpenLog]:
                 "sleep": pauses.sleep,
                 "clock": pauses.clock,
             }
-            return BatchLog("http://127.0.0.1:8000", job, **{**plain, **options})
+            return logs.enter_context(BatchLog("http://127.0.0.1:8000", job, **{**plain, **options}))
 
         yield opened

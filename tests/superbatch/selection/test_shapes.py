@@ -38,6 +38,7 @@ CALLS = [
     (noise.noise_bits, (1, 2), {"round": 1, "uids": UIDS}),
     (noise.uid_words, (UIDS,), {}),
     (slots.slot_permutation, (1, 2), {"uids": UIDS, "dataset_index": INDEX, "variant": INDEX % 2}),
+    (slots.draw_variants, (1, 2), {"uids": UIDS, "dataset_index": INDEX, "counts": (4, 5)}),
     (draw.identity_rank, (UIDS, INDEX), {}),
     (draw.draw_largest, (torch.arange(9.0), 4), {"rank": torch.arange(9), "free": torch.arange(9) > 2}),
     (losses.diagonal_loss, (MODEL,), {}),

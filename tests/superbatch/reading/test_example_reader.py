@@ -4,39 +4,22 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from superbatch.formats.batch_list import batch_rows
 from superbatch.formats.errors import DigestMismatch, InvalidInput, UnreadableExample
-from superbatch.formats.locators import MAX_RUN_BYTES, ByteRange, LocalRanges, Run, coalesce, parts_of
-from superbatch.formats.reader import ExampleReader
 from superbatch.formats.shards import ShardTable
 from superbatch.formats.tar import iter_samples
 from superbatch.formats.uid import uid_of_bytes
+from superbatch.reading import ExampleReader
+from superbatch.reading.local_files import LocalFiles
+from superbatch.reading.ranges import MAX_RUN_BYTES
 from tests.superbatch.formats.sample_batches import a_shard_table, a_tar
-
-RANGES = st.lists(st.builds(ByteRange, st.integers(0, 200), st.integers(0, 60)), max_size=12)
-
-
-class Flaky:
-    """Local files whose first reads fail."""
-
-    def __init__(self, inner: LocalRanges, *, failures: int) -> None:
-        self.inner, self.left, self.calls = inner, failures, 0
-
-    def read_ranges(self, root: str, key: str, ranges: Sequence[ByteRange]) -> list[bytes]:
-        self.calls += 1
-        if self.left:
-            self.left -= 1
-            raise OSError("connection reset")
-        return self.inner.read_ranges(root, key, ranges)
+from tests.superbatch.reading.failing_source import FailingSource
 
 
 @pytest.fixture
@@ -100,8 +83,8 @@ def test_a_slice_of_a_batch_reads_only_its_rows(world: tuple[Path, ShardTable, p
 
 def test_near_ranges_become_one_read_and_bytes_are_counted(world: tuple[Path, ShardTable, pa.RecordBatch]) -> None:
     root, table, rows = world
-    source = Flaky(LocalRanges({"pool": root}), failures=0)
-    reader = ExampleReader({}, source=source)
+    source = FailingSource(LocalFiles(root))
+    reader = ExampleReader({"pool": source})
     reader.read_rows(rows, table)
     assert source.calls == 2
     assert reader.bytes_used == 4 * (800 + 12)
@@ -116,10 +99,23 @@ def test_near_ranges_become_one_read_and_bytes_are_counted(world: tuple[Path, Sh
 def test_a_failed_read_is_tried_again_with_growing_pauses(world: tuple[Path, ShardTable, pa.RecordBatch]) -> None:
     root, table, rows = world
     pauses: list[float] = []
-    source = Flaky(LocalRanges({"pool": root}), failures=3)
-    reader = ExampleReader({}, source=source, sleep=pauses.append)
+    source = FailingSource(LocalFiles(root), failures=3)
+    reader = ExampleReader({"pool": source}, sleep=pauses.append)
     assert len(reader.read_rows(rows, table)) == 4
     assert pauses == pytest.approx([0.1, 0.4, 1.6])
+
+
+@pytest.mark.parametrize("num_attempts", [1, 2, 5])
+def test_a_lasting_failure_is_tried_as_often_as_told(
+    world: tuple[Path, ShardTable, pa.RecordBatch], num_attempts: int
+) -> None:
+    root, table, rows = world
+    pauses: list[float] = []
+    source = FailingSource(LocalFiles(root), failures=100)
+    with pytest.raises(UnreadableExample, match=f"connection reset.*{num_attempts} tries"):
+        ExampleReader({"pool": source}, num_attempts=num_attempts, sleep=pauses.append).read_rows(rows, table)
+    assert len(pauses) == num_attempts - 1
+    assert source.calls == num_attempts + 1  # the last by the single row, which finds out which one it is
 
 
 def test_after_all_tries_the_row_is_an_error_and_never_missing(world: tuple[Path, ShardTable, pa.RecordBatch]) -> None:
@@ -140,7 +136,7 @@ def test_changed_content_is_found_on_demand(world: tuple[Path, ShardTable, pa.Re
     data[600] ^= 1
     path.write_bytes(data)
     assert len(ExampleReader({"pool": root}).read_rows(rows, table)) == 4
-    with pytest.raises(DigestMismatch, match=r"row 0, pool:pool/000000\.tar"):
+    with pytest.raises(DigestMismatch, match=r"row 0, shard 0, pool:pool/000000\.tar"):
         ExampleReader({"pool": root}, check_uids=True).read_rows(rows, table)
 
 
@@ -173,12 +169,14 @@ def test_a_caption_may_stand_in_a_field_of_a_json_member(tmp_path: Path) -> None
 
 def test_what_cannot_be_read_is_refused_before_any_read(world: tuple[Path, ShardTable, pa.RecordBatch]) -> None:
     root, table, rows = world
-    with pytest.raises(InvalidInput, match="needs a local path; got none for 'pool'"):
+    with pytest.raises(InvalidInput, match="needs a place to read from; got none for 'pool'"):
         ExampleReader({}).read_rows(rows, table)
     with pytest.raises(InvalidInput, match=r"shard_id must be in \[0, 1\); got 1"):
         ExampleReader({"pool": root}).read_rows(rows, a_shard_table(6))
+    with pytest.raises(InvalidInput, match=r"shard_id must be in \[0, 2\); got -1"):
+        ExampleReader({"pool": root}).read_rows(with_column(rows, "shard_id", [-1] * 4), table)
     parquet = replace(table, shards=tuple(replace(shard, format="parquet") for shard in table.shards))
-    with pytest.raises(InvalidInput, match="reads webdataset shards; got parquet"):
+    with pytest.raises(InvalidInput, match="names the column of tower a; got null"):
         ExampleReader({"pool": root}).read_rows(rows, parquet)
     outside = replace(table, shards=tuple(replace(shard, key="../secret") for shard in table.shards))
     with pytest.raises(InvalidInput, match="relative path"):
@@ -189,28 +187,6 @@ def test_what_cannot_be_read_is_refused_before_any_read(world: tuple[Path, Shard
         ExampleReader({"pool": root}).read_rows(with_column(rows, "a_length", [-1] * 4), table)
     with pytest.raises(InvalidInput, match="num_attempts"):
         ExampleReader({"pool": root}, num_attempts=0)
-
-
-def test_two_ranges_join_up_to_the_gap() -> None:
-    ranges = [ByteRange(15, 5), ByteRange(0, 10)]
-    (run,) = coalesce(ranges, gap_bytes=5)
-    assert (run.range, run.positions) == (ByteRange(0, 20), (1, 0))
-    assert [run.range for run in coalesce(ranges, gap_bytes=4)] == [ByteRange(0, 10), ByteRange(15, 5)]
-    assert [run.range for run in coalesce(ranges, gap_bytes=5, max_run_bytes=19)] == [
-        ByteRange(0, 10),
-        ByteRange(15, 5),
-    ]
-    assert coalesce([]) == []
-
-
-@given(st.lists(st.integers(0, 60), max_size=12), st.integers(1, 100))
-def test_a_part_of_the_runs_holds_no_more_than_the_limit(lengths: list[int], limit: int) -> None:
-    runs = [Run(ByteRange(100 * position, length), (position,)) for position, length in enumerate(lengths)]
-    parts = [list(part) for part in parts_of(runs, max_bytes=limit)]
-    assert [run for part in parts for run in part] == runs
-    assert all(part for part in parts)
-    totals = [sum(run.range.length for run in part) for part in parts]
-    assert all(total <= limit or len(part) == 1 for total, part in zip(totals, parts, strict=True))
 
 
 def test_scattered_rows_of_a_large_shard_are_not_all_read_at_once(tmp_path: Path) -> None:
@@ -229,7 +205,7 @@ def test_scattered_rows_of_a_large_shard_are_not_all_read_at_once(tmp_path: Path
             "a_length": [5000] * count,
         }
     )
-    reader = ExampleReader({"pool": tmp_path})
+    reader = ExampleReader({"pool": tmp_path}, gap_bytes=512 << 10)
     tracemalloc.start()
     try:
         examples = reader.read_rows(table.to_batches()[0], a_shard_table(count))
@@ -239,15 +215,3 @@ def test_scattered_rows_of_a_large_shard_are_not_all_read_at_once(tmp_path: Path
     assert [len(example.a) for example in examples] == [5000] * count
     assert reader.bytes_read > 190 << 20
     assert peak_bytes < 3 * MAX_RUN_BYTES
-
-
-@given(RANGES, st.integers(0, 50), st.integers(1, 120))
-def test_runs_cover_every_range_once_and_stay_apart(ranges: list[ByteRange], gap: int, longest: int) -> None:
-    runs = coalesce(ranges, gap_bytes=gap, max_run_bytes=longest)
-    assert sorted(position for run in runs for position in run.positions) == list(range(len(ranges)))
-    for run in runs:
-        inside = [ranges[position] for position in run.positions]
-        assert run.range.offset == min(each.offset for each in inside)
-        assert run.range.offset + run.range.length == max(each.offset + each.length for each in inside)
-        assert len(inside) == 1 or run.range.length <= max([longest, *(each.length for each in inside)])
-    assert [run.range.offset for run in runs] == sorted(run.range.offset for run in runs)

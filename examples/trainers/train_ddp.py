@@ -1,0 +1,42 @@
+"""Plain PyTorch with DistributedDataParallel: what to add to a training loop is marked (1) to (4).
+
+    SUPERBATCH_URL=http://127.0.0.1:8000 SUPERBATCH_JOB=JOB SUPERBATCH_TOKEN=TOKEN \\
+        torchrun --nproc-per-node 2 examples/trainers/train_ddp.py
+"""
+
+from __future__ import annotations
+
+import torch
+from tiny_pairs import TinyContrast, open_loader, record
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from superbatch.conformance import Trace
+
+
+def main() -> None:
+    """Train on every batch of the job, one part of each per rank."""
+    distributed.init_process_group("gloo")
+    torch.set_num_threads(1)
+    model = DistributedDataParallel(TinyContrast())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    trace = Trace.from_environment()
+    loader = open_loader(trace)  # (1) instead of DataLoader and DistributedSampler, which torch must not get
+    for batch in loader:  # (2) this rank's part of each batch, in the order of the log
+        held = batch.pop("superbatch")  # (3) what it holds: seq, micro, uids
+        is_last = held.micro == trace.accumulation - 1
+        model.require_backward_grad_sync = is_last
+        (model(**batch)["loss"] / trace.accumulation).backward()
+        if is_last:
+            optimizer.step()
+            optimizer.zero_grad()
+        loader.trained(held)  # (4) on every rank; rank 0 reports it
+        record(trace, loader, held)
+        if trace.is_finished:
+            break
+    loader.close()
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
