@@ -55,7 +55,8 @@ class Candidates:
     is drawn: 0 changes nothing, log 2 doubles its odds, -inf means never. `eligible` is False for rows never to choose.
     `content` is what may be in a batch once; None = the uid. Of rows of one uid and content, which have one noise and
     should have one embedding, only that with the largest prior, then the smallest dataset_index, may be chosen.
-    `times_chosen` counts how often a row was chosen before, for a spec with a repetition cap; None = never.
+    `times_chosen` counts how often a row was chosen before, for a spec with a repetition cap; None = never. The cap
+    holds per candidate: for a cap per content, give all rows of one content the sum of their counts.
     """
 
     uid: UInt8[np.ndarray, "B 16"]

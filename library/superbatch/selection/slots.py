@@ -68,8 +68,8 @@ def slot_permutation(
     Members of one variant stand in the order of their noise of SLOT_ROUND, largest first, ties by uid, then
     dataset_index. The variants are merged evenly: the j-th of the c members of a variant (from 0) aims at the fraction
     (j + 1/2) / c of the list. For every k that divides the count of each variant, each aligned slice of b/k slots
-    therefore holds exactly 1/k of each variant; for other k the counts are as near as rounding lets them be. The order
-    of the members on input changes nothing.
+    therefore holds exactly 1/k of each variant; for other k the counts are as near as rounding lets them be where there
+    are two variants, and may be one further off with more. The order of the members on input changes nothing.
     Args:
         seed: of the job.
         seq: position of the batch.

@@ -32,7 +32,8 @@ class SelectionSpec:
     with probability proportional to exp(gain * s_i + prior_i). `weights` are the sizes of the learner's and the
     reference's loss in the criterion; the criterion gives their signs. `sampling` is `gumbel` (draw) or `top_k` (take
     the best). `seed` is the job's, `seq` the position of the batch; the choice is a function of these and the
-    candidates. `uniform` reads only b, seed, seq and the two exclusions of these: it is always drawn.
+    candidates. `uniform` reads only b, f, seed, seq, the two exclusions of these and
+    the candidates' prior: it is always drawn. Only `joint` and `hard_negatives` have rounds and read N.
 
     `loss` is the loss of both models. Under softmax with nothing chosen yet, an example is scored against a probe of
     `probe_size` candidates (None = b), or, with `first_round` = `diagonal`, by the bare difference of its own logits.
@@ -75,6 +76,11 @@ class SelectionSpec:
             if not holds(self):
                 raise InvalidSelection(f"{rule}; got {getattr(self, name)!r} (selection.{name}, b = {self.b}).")
         criterion_weights(self.criterion, weights=self.weights)
+
+    @property
+    def has_rounds(self) -> bool:
+        """True where the method draws its batch in N rounds."""
+        return self.method in ("joint", "hard_negatives")
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +138,7 @@ _RULES: tuple[_Rule, ...] = (
     (
         "num_chunks",
         "N must be in [1, b], an int; lower N or raise b",
-        lambda s: _is_whole(s.num_chunks) and 1 <= s.num_chunks <= s.b,
+        lambda s: _is_whole(s.num_chunks) and s.num_chunks >= 1 and (s.num_chunks <= s.b or not s.has_rounds),
     ),
     ("gain", "gain must be in [0, 1e6]; use 1 for the paper's", lambda s: is_real(s.gain) and 0 <= s.gain <= 1e6),
     (

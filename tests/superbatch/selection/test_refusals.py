@@ -198,6 +198,7 @@ def test_candidates_that_do_not_fit_are_refused(fields: dict[str, Any], message:
         ({"b": np.int64(5)}, r"b must be at least 1, an int.*got np.int64\(5\)"),
         ({"b": None}, "b must be.*got None"),
         ({"b": "5"}, "b must be.*got '5'"),
+        ({"num_chunks": 6, "method": "hard_negatives", "max_cosine": 0.9}, r"N must be in \[1, b\].*got 6"),
         ({"num_chunks": 2.0}, r"N must be in \[1, b\], an int.*got 2.0"),
         ({"num_chunks": "2"}, "N must be.*got '2'"),
         ({"gain": "1"}, "gain must be.*got '1'"),
@@ -324,3 +325,8 @@ def test_errors_belong_to_the_family_and_cross_processes() -> None:
         assert isinstance(error, InvalidInput)
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again)) == (type(error), str(error))
+
+
+@pytest.mark.parametrize("method", ["uniform", "independent", "greedy", "gibbs"])
+def test_a_method_without_rounds_takes_any_number_of_them(method: Any) -> None:
+    assert len(select(made.candidates(12), SelectionSpec(method, "learnability", b=5)).chosen_index) == 5

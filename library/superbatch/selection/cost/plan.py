@@ -113,7 +113,7 @@ def _plan_of(policy: Policy, work: Workload, rates: Rates) -> PolicyPlan:
         step=step,
         selection_step=own,
         selection_memory_bytes=memory,
-        selection_traffic_bytes=selection_passes(N=work.N, joint=policy.joint) * memory,
+        selection_traffic_bytes=selection_passes(N=work.N, joint=policy.joint, loss=work.loss) * memory,
         pool_pass=rates.spend(pool_pass),
         reference_training=rates.spend(training),
         total=rates.spend(total),

@@ -10,6 +10,8 @@ from typing import Literal
 
 from superbatch.selection.chunks import chunk_sizes
 
+Loss = Literal["sigmoid", "softmax"]
+
 DIRECTIONS = 2
 TOWERS = 2
 
@@ -21,7 +23,7 @@ def selection_flops(
     N: int,
     widths: Sequence[int],
     joint: bool = True,
-    loss: Literal["sigmoid", "softmax"] = "sigmoid",
+    loss: Loss = "sigmoid",
     probe_size: int | None = None,
 ) -> int:
     """Return the FLOPs of the matrix products of one selection.
@@ -50,10 +52,11 @@ def embedding_bytes(*, rows: int, widths: Sequence[int], bytes_per_number: int) 
     return rows * TOWERS * sum(widths) * bytes_per_number
 
 
-def selection_passes(*, N: int, joint: bool = True) -> int:
-    """Return how often one selection reads all its embeddings: for the diagonal, and for each round but the last.
+def selection_passes(*, N: int, joint: bool = True, loss: Loss = "sigmoid") -> int:
+    """Return how often one selection reads all its embeddings: for the diagonal, each round but the last, and
+    under softmax the probe.
 
     A round of n = b/N does 2*n FLOPs for each number that it reads, so few, large rounds keep a device busy and many,
     small ones wait for memory.
     """
-    return N if joint else 1
+    return (N if joint else 1) + (loss == "softmax")

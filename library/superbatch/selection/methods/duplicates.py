@@ -108,7 +108,8 @@ class Duplicates:
 def near_threshold(problem: Problem) -> float:
     """Return the cosine from which on two images count as near: max_cosine, less what rounding may take."""
     assert problem.spec.max_cosine is not None
-    is_double = problem.engine.compute_dtype == torch.float64
+    assert problem.near is not None
+    is_double = problem.engine.compute_dtype == problem.near.image.dtype == torch.float64
     return problem.spec.max_cosine - COSINE_ROUNDING[torch.float64 if is_double else torch.float32]
 
 

@@ -44,18 +44,19 @@ class GibbsStep:
 def select_gibbs(problem: Problem) -> Selection:
     """Return the batch at which a Gibbs sampling has become flat.
 
-    Start: b drawn uniformly. One iteration draws one block of b/16 members (at least 1; the block that was drawn
-    longest ago) anew given the rest R of the batch: without replacement from all that are not in R, each with
-    probability proportional to exp(gain * s_i + prior_i), s_i the rise of the criterion of R when i joins. With blocks
-    of 1 its stationary law is exactly P(batch) ~ exp(gain * criterion(batch) + sum of its priors) over all batches
-    that the exclusions allow; larger blocks do not see the pairs within the block. `top_k` takes the best block
-    instead of drawing it: a climb to where no block can be bettered.
+    Start: b drawn in proportion to exp(prior_i). One iteration draws one block of b/16 members (at least 1; the block
+    that was drawn longest ago) anew given the rest R of the batch: without replacement from all that are not in R,
+    each with probability proportional to exp(gain * s_i + prior_i), s_i the rise of the criterion of R when i joins.
+    With blocks of 1 its stationary law is exactly P(batch) ~ exp(gain * criterion(batch) + sum of its priors) over all
+    batches that the exclusions allow; larger blocks do not see the pairs within the block. `top_k` takes the members
+    of largest rise instead of drawing them: with blocks of 1 (b <= 16) a climb to where no member can be bettered;
+    with larger ones the criterion may also fall.
 
     It stops when it is flat (`is_flat`), at the latest after `num_iterations`. The start has the noise of round 1,
     iteration t that of round 1 + t: fresh each time. Where near-duplicates leave too few for a block, it stays.
     Args:
-        problem: all fields of its spec but `method`, `num_chunks`, `probe_size`, `first_round` and `softmax_score` are
-            read; under softmax the rise counts what i adds to the losses of R.
+        problem: all fields of its spec but `method`, `num_chunks`, `probe_size`, `first_round`, `softmax_score` and
+            `precision` are read; under softmax the rise counts what i adds to the losses of R.
     Returns: see `Selection`: the batch, those drawn last at the end; every `round` is 1. The score is s_i in the
         iteration in which i was last drawn (not chosen: in the last one; of the start: 0).
     Raises: TooFewCandidates, when near-duplicates of the start leave fewer than b.

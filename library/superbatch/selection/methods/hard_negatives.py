@@ -25,11 +25,13 @@ def select_hard_negatives(problem: Problem) -> Selection:
     """Return b candidates that are hard negatives of each other, filled greedily from anchors drawn at random.
 
     s_i = the largest of t*<image_i, text_k> and t*<image_k, text_i> over all chosen k, under the reference: how
-    strongly the better model takes i for the partner of some member. Round 1 draws its share of the batch uniformly, as
-    anchors; each later round takes the n nearest to any member (`top_k`), or draws them in proportion to
-    exp(gain * s_i) (`gumbel`). With N = b and `top_k` that is one anchor, and then the nearest neighbour of the batch
-    again and again. Near-copies, whose images' cosine is at least `max_cosine`, cannot both come in: they would be
-    false negatives. Fewer anchors (a larger N) make a batch of fewer and larger neighbourhoods; N = 1 is uniform.
+    strongly the better model takes i for the partner of some member. Round 1 draws its share of the batch uniformly,
+    as anchors; each later round takes the n nearest to any member (`top_k`), or draws them in proportion to exp(gain *
+    s_i) (`gumbel`). With N = b and `top_k` that is one anchor, and then the nearest neighbour of the batch again and
+    again. Near-copies, whose images' cosine is at least `max_cosine`, cannot both come in: they would be false
+    negatives. Two different images with one caption are false negatives too, and each other's hardest: this rule does
+    not see them, so give them one `content`. Fewer anchors (a larger N) make a batch of fewer and larger
+    neighbourhoods; N = 1 is uniform.
     Args:
         problem: its spec has `max_cosine`; `criterion`, `weights`, `loss` and its own parameters are not read.
     Returns: see `Selection`; the score of the anchors is 0.

@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from superbatch.selection.candidates import Candidates
+from superbatch.selection.exclusions import Copies, find_copies
 from superbatch.selection.methods.draw import identity_rank_on
 from superbatch.selection.methods.peers import Drawn, OneProcess, Peers
 from superbatch.selection.methods.problem import Problem, ScoredModel
@@ -62,7 +63,9 @@ def first_round_score(problem: Problem) -> Float64[Tensor, " B"]:
     """
     if problem.spec.first_round == "diagonal":
         return torch.stack([-model.weight * _own_logit(model) for model in problem.models]).sum(0)
-    probe = draw_probe(problem.candidates, problem.spec, noise=problem.noise, peers=problem.peers)
+    probe = draw_probe(
+        problem.candidates, problem.spec, copies=problem.copies, noise=problem.noise, peers=problem.peers
+    )
     own_m = torch.full((probe.count,), -1, device=problem.device)
     own_m[probe.place] = probe.index
     return conditional_score(problem.models, log_sum_exp_with(problem, probe, own=own_m))
@@ -76,17 +79,25 @@ def probe_index(
     Args: as for `select`, and the same ones.
     Returns: m distinct positions: those of the m largest round-0 noises among the candidates that may be chosen,
         m = spec.probe_size or b, and no more than may be chosen.
-    Source: selection.md, "Joint selection, softmax". We differ: an excluded candidate is not in the probe, so that it
-        changes nothing, as if it had not been a candidate.
+    Source: selection.md, "Joint selection, softmax". We differ: a candidate that is excluded, or behind another one of
+        the same uid and content, is not in the probe, so that it changes nothing, as if it had not been a candidate.
+        The same content under another uid, and near-copies, may be in it.
     """
     noise = noise or GumbelNoise(spec.seed, spec.seq, uids=candidates.uid)
-    return draw_probe(candidates, spec, noise=noise, peers=OneProcess()).index.numpy(force=True)
+    peers = OneProcess()
+    copies = find_copies(candidates, spec, peers=peers)
+    return draw_probe(candidates, spec, copies=copies, noise=noise, peers=peers).index.numpy(force=True)
 
 
-def draw_probe(candidates: Candidates, spec: SelectionSpec, *, noise: NoiseSource, peers: Peers) -> Drawn:
+def draw_probe(
+    candidates: Candidates, spec: SelectionSpec, *, copies: Copies | None, noise: NoiseSource, peers: Peers
+) -> Drawn:
     """Return the probe of a selection, drawn among all peers' candidates; see `probe_index`."""
     noise_B = noise(PROBE_ROUND)
-    free_B = torch.from_numpy(candidates.log_prior(spec) > -np.inf).to(noise_B.device)
+    free_B = torch.from_numpy(candidates.log_prior(spec) > -np.inf)
+    if copies is not None:
+        free_B &= ~torch.from_numpy(copies.is_behind)
+    free_B = free_B.to(noise_B.device)
     rank_B = identity_rank_on(noise_B.device, candidates.uid, candidates.dataset_index)
     m = min(spec.probe_size or spec.b, peers.total(int(free_B.sum())))
     return peers.draw_largest(noise_B, m, rank=rank_B, free=free_B)

@@ -92,7 +92,7 @@ class CpuEngine:
             left_rows=self._converted.reader(request.left, dtype),
             right_nD=right_nD.to(dtype),
             early_bias=None if request.bias == 0.0 else early_bias,
-            late_bias=request.bias / unit - early_bias.item() if dtype == torch.bfloat16 else 0.0,
+            late_bias=_coarse(request.bias / unit - early_bias.item()) if dtype == torch.bfloat16 else 0.0,
             how=request.how,
             own_n=request.own,
         )
@@ -157,6 +157,11 @@ def multiply(
             torch.mm(right_KD, left_PD.T, out=out_KP)
         else:
             torch.addmm(bias, right_KD, left_PD.T, out=out_KP)
+
+
+def _coarse(shift: float) -> float:
+    """Return the shift as a multiple of 2^-18: sums of it over the rows of a tile are then exact in float32."""
+    return round(shift * 2**18) / 2**18
 
 
 def _tile_dtype(compute_dtype: torch.dtype) -> torch.dtype:

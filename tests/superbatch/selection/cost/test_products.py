@@ -65,14 +65,15 @@ def test_an_independent_one_does_only_the_probe(loss: Any) -> None:
     assert (counting.flops == 0) == (loss == "sigmoid")
 
 
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("N", [1, 2, 6])
-def test_embeddings_are_read_once_a_round_and_once_for_the_diagonal(N: int) -> None:
-    spec = SelectionSpec("joint", "learnability", b=12, num_chunks=N)
+def test_embeddings_are_read_for_the_diagonal_the_probe_and_each_round_but_the_last(*, N: int, loss: Any) -> None:
+    spec = SelectionSpec("joint", "learnability", b=12, num_chunks=N, loss=loss)
     problem = made.problem(made.candidates(40), spec)
     counting = Counting(problem.engine)
     select_joint(replace(problem, engine=counting))  # type: ignore[arg-type]
-    assert selection_passes(N=N) == 1 + counting.calls
-    assert selection_passes(N=N, joint=False) == 1
+    assert selection_passes(N=N, loss=loss) == 1 + counting.calls
+    assert selection_passes(N=N, joint=False, loss=loss) == (1 if loss == "sigmoid" else 2)
 
 
 def test_the_loss_columns_do_two_products_a_model() -> None:

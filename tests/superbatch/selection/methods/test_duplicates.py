@@ -310,3 +310,19 @@ def test_the_matrix_of_likeness_is_that_of_the_rules() -> None:
         np.testing.assert_array_equal(like_BB.numpy(), expected_BB)
         assert expected_BB.any()
     assert like_matrix(made.problem(made.candidates(5), SelectionSpec("uniform", "learnability", 3, 1))) is None
+
+
+@pytest.mark.parametrize("width", [64, 512])
+def test_an_image_that_is_there_twice_comes_once_where_only_the_learner_is_fp64(width: int) -> None:
+    single = made.candidates(30, width=width, dtype=torch.float32)
+    twice = made.permuted(single, np.arange(60) % 30)
+    assert twice.learner is not None
+    learner = twice.learner.map_towers(lambda tower: (tower / tower.norm(dim=1, keepdim=True)).double())
+    rng = np.random.default_rng(5)
+    uid, index = rng.integers(0, 256, (60, 16), dtype=np.uint8), np.arange(60)
+    candidates = replace(twice, learner=learner, uid=uid, dataset_index=index)
+    for seed in range(5):
+        chosen = select(
+            candidates, SelectionSpec("joint", "learnability", 24, 6, max_cosine=1.0, seed=seed)
+        ).chosen_index
+        assert len(set(chosen % 30)) == 24

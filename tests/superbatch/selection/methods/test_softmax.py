@@ -149,6 +149,19 @@ def test_round_1_scores_by_the_loss_against_the_probe(probe_size: int | None) ->
     np.testing.assert_allclose(select(candidates, spec).score, sum(losses), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("method", ["joint", "independent"])
+def test_a_copy_of_a_candidate_changes_nothing(method: Any) -> None:
+    """Both have the same noise: were both in the probe, each would be scored against its own content."""
+    alone = made.candidates(40)
+    twice = made.permuted(alone, np.array([*range(40), *range(40)]))
+    twice = replace(twice, dataset_index=np.concatenate([alone.dataset_index, alone.dataset_index + 1000]))
+    spec = softmax(method=method, b=10, num_chunks=5 if method == "joint" else 1, seed=4)
+    got, expected = select(twice, spec), select(alone, spec)
+    np.testing.assert_array_equal(got.chosen_index, expected.chosen_index)
+    np.testing.assert_allclose(got.score[:40], expected.score, rtol=1e-12)
+    np.testing.assert_array_equal(probe_index(twice, spec), probe_index(alone, spec))
+
+
 def test_excluded_candidates_change_nothing_as_if_they_were_no_candidates() -> None:
     rng = np.random.default_rng(1)
     eligible, prior = rng.random(60) < 0.6, np.where(rng.random(60) < 0.2, -np.inf, 0.0)

@@ -125,6 +125,14 @@ def test_bf16_keeps_the_digits_of_logits_near_0() -> None:
     assert (torch.nn.functional.softplus(late * math.log(2)) - expected_B).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("bias", [-10.0, -17.3, -30.0])
+def test_bf16_keeps_the_digits_of_losses_that_are_nearly_none(bias: float) -> None:
+    # What rounding took from the bias is added to each of 128 terms, and must leave nothing behind in their sum.
+    left_BD, right_nD = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]] * 128)
+    got_B = reduced([PairReduction(left_BD, right_nD, 10.0, bias, "softplus_sum")], dtype=torch.bfloat16)[0]
+    assert got_B.item() == pytest.approx(128 * math.log1p(math.exp(bias)), rel=3e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_bias_is_not_rounded_to_the_type_of_the_products(dtype: torch.dtype) -> None:
     left_BD, right_nD = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]] * 9)
