@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(400)
 
 NUM_BATCHES = 16
 PUSH_EVERY = 3
-SAVE_EVERY = 6
+SAVE_EVERY = 8
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -76,9 +76,9 @@ def test_a_killed_trainer_gets_the_same_batches_again_and_ends_with_the_same_wei
     with running_house(tmp_path / "service", world.roots) as house:
         job = house.post("/v1/jobs", _uniform(register(house, world)))["id"]
         command = Command(house, world, job, tmp_path / "killed")
-        command.kill_at(4)  # before anything but the start was saved
+        command.kill_at(3)  # long before anything but the start was saved
         shutil.copytree(tmp_path / "killed", tmp_path / "whole")
-        command.kill_at(11, "--resume")  # saved at 6, pushed at 9
+        command.kill_at(10, "--resume")  # saved at 8, pushed at 9, long before it is saved again
         pushed = house.get(f"/v1/jobs/{job}/checkpoints")["checkpoints"]
         assert max(each["trained_seq"] for each in pushed) >= 9
 
@@ -114,7 +114,7 @@ def test_a_trainer_that_waits_is_told_how_its_job_ended(world: World, tmp_path: 
                 next(log)
             house.get(f"/v1/jobs/{job}")
             assert house.http.post(f"/v1/jobs/{job}:cancel").is_success
-            with pytest.raises(LogEnded, match="the job cancelled after"):
+            with pytest.raises(LogEnded, match="the job was cancelled after"):
                 list(log)
         _rot_second_list(house)
         with BatchLog(house.url, job, token=token) as log:
