@@ -53,7 +53,8 @@ def main() -> None:
     """Write the locks."""
     library, server = project(ROOT / "library/pyproject.toml"), project(ROOT / "pyproject.toml")
     trainer = library[""] + library["torch"]
-    resolve(trainer + server[""] + server["dev"] + BUILD, output=ROOT / "requirements.lock")
+    served = [line for extra in ("", "postgres", "cluster", "dev") for line in server[extra]]
+    resolve(trainer + served + BUILD, output=ROOT / "requirements.lock")
     resolve(trainer, output=ROOT / "requirements-trainer.lock")
     resolve(library[""] + OPENCLIP, output=ROOT / "deploy/requirements-openclip.lock", torch=OPENCLIP_TORCH)
 

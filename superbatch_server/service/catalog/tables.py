@@ -236,6 +236,32 @@ events = Table(
     Index("events_by_job", "job_id", "id"),
 )
 
+supervisors = Table(
+    "supervisors",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("runner", String(16), nullable=False),
+    Column("max_running", Integer, nullable=False),
+    Column("num_running", Integer, nullable=False),
+    Column("started_ms", BigInteger, nullable=False),
+    Column("seen_ms", BigInteger, nullable=False),
+)
+"""Who looks at the queue; `seen_ms` moves with every heartbeat."""
+
+access_tokens = Table(
+    "access_tokens",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(120), nullable=False),
+    Column("scope", String(16), nullable=False),
+    Column("secret_sha256", String(64), nullable=False, unique=True),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger),
+)
+"""Tokens beside the deployment's own, which may do everything; the catalog keeps their digests only."""
+
 idempotency = Table(
     "idempotency",
     metadata,

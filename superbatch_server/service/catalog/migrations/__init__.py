@@ -13,7 +13,7 @@ from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, insp
 from superbatch_server.service.catalog.engine import read, write
 from superbatch_server.service.catalog.tables import metadata
 
-HEAD = "0002"
+HEAD = "0003"
 
 _version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
 
