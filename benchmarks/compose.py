@@ -14,12 +14,10 @@ Letters: B candidates, D width, n drawn in one round, b in all, N rounds.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 from dataclasses import asdict, dataclass
 
 import torch
+from measured.bench import Figures, bench_parser, machine, print_figures
 from measured.made import made_candidates, towers
 from measured.products import cut_products, num_flops, whole_products
 from measured.service import measure_service
@@ -27,8 +25,6 @@ from measured.turns import time_in_turn
 
 from superbatch.selection import SelectionSpec, select
 from superbatch.selection.chunks import chunk_sizes
-
-Figures = dict[str, float | int | str | bool | None]
 
 
 @dataclass(frozen=True)
@@ -51,16 +47,10 @@ SIZES = {
 
 def main() -> None:
     """Measure what the arguments ask for and print it."""
-    parser = argparse.ArgumentParser(description="Speed of composing a batch.")
-    shorter = parser.add_mutually_exclusive_group()
-    shorter.add_argument("--quick", action="store_true", help="fewer runs, under 60 s")
-    shorter.add_argument("--tiny", action="store_true", help="a toy size, under 5 s: proves that it runs")
-    args = parser.parse_args()
-    mode = "tiny" if args.tiny else "quick" if args.quick else "full"
-    figures: Figures = {"mode": mode, **measure_selection(SIZES[mode]), **measure_service_part(mode)}
-    for name, figure in figures.items():
-        print(f"{name:24} {figure}")
-    print("BENCH " + json.dumps(figures))
+    mode = bench_parser("Speed of composing a batch.").parse_args().mode
+    figures: Figures = {"mode": mode, **machine("torch")}
+    figures |= measure_selection(SIZES[mode]) | measure_service_part(mode)
+    print_figures(figures)
 
 
 def measure_selection(size: Size) -> Figures:
@@ -79,8 +69,6 @@ def measure_selection(size: Size) -> Figures:
         **asdict(size),
         "dtype": "float32",
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
         "select_s": round(median_s["select"], 4),
         "products_whole_s": round(median_s["whole"], 4),
         "products_in_blocks_s": round(median_s["cut"], 4),

@@ -15,9 +15,6 @@ writes the picture. The last line is `BENCH {json}`.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import sys
 import tempfile
 import time
@@ -28,6 +25,7 @@ from statistics import fmean
 
 import numpy as np
 import torch
+from measured.bench import Figures, bench_parser, machine, print_figures
 from measured.stages import tars_of, train_clean_tokenizer, train_stages
 from torch.nn.functional import normalize
 
@@ -54,8 +52,6 @@ GROWN_SCALE = 100.0
 MOST_ROWS = 10_000
 OWN_PART: dict[Loss, float] = {"sigmoid": 0.5, "softmax": 0.1}
 """How much of its own a row of the made clusters shows to the learner: little enough that its loss confuses them."""
-
-Figures = dict[str, float | int | str | None]
 
 
 @dataclass(frozen=True)
@@ -104,28 +100,25 @@ class Case:
 
 def main() -> None:
     """Measure what the arguments ask for and print it."""
-    parser = argparse.ArgumentParser(description="Fig. 2 of the JEST paper with encoders trained here.")
-    shorter = parser.add_mutually_exclusive_group()
-    shorter.add_argument("--quick", action="store_true", help="shorter training, b = 100; under 60 s")
-    shorter.add_argument("--tiny", action="store_true", help="a toy size, under 5 s: proves that it runs")
+    description = "Fig. 2 of the JEST paper with encoders trained here."
+    parser = bench_parser(description, quick="shorter training, b = 100; under 60 s")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write the picture")
     args = parser.parse_args()
-    mode = "tiny" if args.tiny else "quick" if args.quick else "full"
-    if args.tiny:
+    extent = EXTENTS[args.mode]
+    run: Figures = {"mode": args.mode, **machine("torch")}
+    if args.mode == "tiny":
         torch.set_num_threads(1)
     began_s = time.monotonic()
     found: list[tuple[Case, Findings]] = []
-    for case in cases(EXTENTS[mode]):
-        found.append((case, measured(case, EXTENTS[mode])))
+    for case in cases(extent):
+        found.append((case, measured(case, extent)))
         print(f"{time.monotonic() - began_s:5.0f} s  {case.key}", file=sys.stderr)
     print(chunk_table(found), ratio_table(found), sep="\n\n")
     if args.svg is not None:
         args.svg.write_text(picture(found), encoding="utf-8")
-    machine: Figures = {"mode": mode, "torch": torch.__version__, "python": platform.python_version()}
-    sizes: Figures = {"b": EXTENTS[mode].b, "num_seeds": EXTENTS[mode].num_seeds, "threads": torch.get_num_threads()}
-    print(
-        "BENCH " + json.dumps({**machine, **sizes, "seconds": round(time.monotonic() - began_s, 1), **figures(found)})
-    )
+    run |= {"b": extent.b, "num_seeds": extent.num_seeds, "threads": torch.get_num_threads()}
+    run |= {"seconds": round(time.monotonic() - began_s, 1), **figures(found)}
+    print_figures(run, one_a_line=False)
 
 
 def cases(extent: Extent) -> Iterator[Case]:

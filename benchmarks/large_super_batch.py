@@ -18,11 +18,7 @@ The last line is `BENCH {json}`. Letters: B candidates, D width, b chosen, N rou
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
-import os
-import platform
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -30,6 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from measured.bench import bench_parser, machine, print_figures
 from measured.large import Task, select_once, write_towers
 
 _NUM_THREADS = 2
@@ -54,16 +51,10 @@ SIZES = {
 
 def main() -> None:
     """Measure what the arguments ask for and print it."""
-    parser = argparse.ArgumentParser(description="Cost of a super-batch larger than memory.")
-    shorter = parser.add_mutually_exclusive_group()
-    shorter.add_argument("--quick", action="store_true", help="a quarter of the candidates, under 60 s")
-    shorter.add_argument("--tiny", action="store_true", help="a toy size: proves that it runs")
-    args = parser.parse_args()
-    mode = "tiny" if args.tiny else "quick" if args.quick else "full"
-    figures = {"mode": mode, **measure(SIZES[mode])}
-    for name, figure in figures.items():
-        print(f"{name:24} {figure}")
-    print("BENCH " + json.dumps(figures))
+    description = "Cost of a super-batch larger than memory."
+    mode = bench_parser(description, quick="a quarter of the candidates, under 60 s").parse_args().mode
+    figures = {"mode": mode, **machine("torch"), **measure(SIZES[mode])}
+    print_figures(figures)
 
 
 def measure(size: Size) -> dict[str, object]:
@@ -84,9 +75,6 @@ def measure(size: Size) -> dict[str, object]:
         **asdict(size),
         "dtype": "float16",
         "threads": _NUM_THREADS,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "load_1m": round(os.getloadavg()[0], 1),
         "towers_mb": round(num_bytes / 1e6, 1),
         "in_memory_s": in_memory["select_s"],
         "in_memory_anon_mb": in_memory["anon_mb"],

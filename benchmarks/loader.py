@@ -21,12 +21,7 @@ The last line is `BENCH {json}`.
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
-import os
-import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -37,6 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import webdataset
+from measured.bench import Figures, bench_parser, machine, print_figures
 from measured.pairs_on_disk import Pairs, write_pairs
 from measured.turns import time_in_turn
 from PIL import Image
@@ -51,7 +47,6 @@ from superbatch.reading.sources import Answer
 from superbatch.torch import CuratedBatchSampler, CuratedCollate, ExampleDataset, Share, Workers
 from superbatch.torch.window import BatchWindow
 
-Figures = dict[str, object]
 Sample = dict[str, object]
 Decode = Callable[[bytes, bytes], Sample]
 
@@ -108,15 +103,11 @@ class DistantFiles(LocalFiles):
 
 def main() -> None:
     """Measure what the arguments ask for and print it."""
-    parser = argparse.ArgumentParser(description="Examples per second of the torch adapter and of webdataset.")
-    shorter = parser.add_mutually_exclusive_group()
-    shorter.add_argument("--quick", action="store_true", help="fewer rows and runs, under 60 s on idle cores")
-    shorter.add_argument("--tiny", action="store_true", help="a toy size, under 5 s: proves that it runs")
-    args = parser.parse_args()
-    mode = "tiny" if args.tiny else "quick" if args.quick else "full"
+    description = "Examples per second of the torch adapter and of webdataset."
+    mode = bench_parser(description, quick="fewer rows and runs, under 60 s on idle cores").parse_args().mode
     size = SIZES[mode]
     torch.set_num_threads(1)
-    figures: Figures = {"mode": mode, **configuration(size)}
+    figures: Figures = {"mode": mode, **asdict(size), "B": 5 * size.b, **machine("torch", "webdataset")}
     with tempfile.TemporaryDirectory() as folder:
         pairs = write_pairs(
             Path(folder), num_shards=size.num_shards, rows_per_shard=size.rows_per_shard, side=size.side
@@ -125,25 +116,7 @@ def main() -> None:
         figures |= measure_speed(pairs, size, decode=stored, suffix="_stored")
         figures |= measure_bytes(pairs, size)
         figures |= measure_side_by_side(pairs, size)
-    figures["load_after"] = round(os.getloadavg()[0], 2)
-    for name, figure in figures.items():
-        print(f"{name:36} {figure}")
-    print("BENCH " + json.dumps(figures))
-
-
-def configuration(size: Size) -> Figures:
-    """Return what is measured, and on what."""
-    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        **asdict(size),
-        "B": 5 * size.b,
-        "commit": commit or "unknown",
-        "torch": torch.__version__,
-        "webdataset": webdataset.__version__,
-        "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 2),
-    }
+    print_figures(figures)
 
 
 def decoded(picture: bytes, caption: bytes) -> Sample:

@@ -24,17 +24,11 @@ Letters: B candidates, D width, n drawn in one round, b in all, N rounds, m rows
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
+from measured.bench import Figures, bench_parser, machine, print_figures
 from measured.full_matrix import as_printed, as_printed_in_torch, with_gathers
 from measured.made import made_candidates, towers
 from measured.peak import measure_peak
@@ -43,8 +37,6 @@ from measured.turns import time_in_turn
 
 from superbatch.selection import Candidates, SelectionSpec, select
 from superbatch.selection.chunks import chunk_sizes
-
-Figures = dict[str, object]
 
 LOSSES = ("sigmoid", "softmax")
 QUICK_PEAK_ROUNDS = 2
@@ -73,40 +65,18 @@ SIZES = {
 
 def main() -> None:
     """Measure what the arguments ask for and print it."""
-    parser = argparse.ArgumentParser(description="Speed and memory of joint selection on a CPU.")
-    shorter = parser.add_mutually_exclusive_group()
-    shorter.add_argument("--quick", action="store_true", help="fewer runs, under 60 s on idle cores")
-    shorter.add_argument("--tiny", action="store_true", help="a toy size, under 5 s: proves that it runs")
-    args = parser.parse_args()
-    mode = "tiny" if args.tiny else "quick" if args.quick else "full"
+    mode = bench_parser("Speed and memory of joint selection on a CPU.").parse_args().mode
     size = SIZES[mode]
     candidates = made_candidates(size.B, size.D)
-    figures: Figures = {"mode": mode, **configuration(size)}
+    figures: Figures = {"mode": mode, **asdict(size), **machine("torch", "numpy")}
+    figures |= {"threads": torch.get_num_threads(), "dtype": "float32"}
     for dtype, precision, suffix in ((torch.float32, "native", ""), (torch.bfloat16, "bf16", "_bf16")):
         figures |= measure_products(candidates, size, dtype=dtype, precision=precision, suffix=suffix)
     figures["gemm_fraction_bf16"] = min(float(str(figures[f"gemm_fraction_{loss}_bf16"])) for loss in LOSSES)
     figures |= measure_full_matrix(candidates, size)
-    figures |= measure_memory(size, is_quick=args.quick)
-    figures |= {"seconds_by_B": measure_growth(size), "load_after": round(os.getloadavg()[0], 2)}
-    for name, figure in figures.items():
-        print(f"{name:36} {figure}")
-    print("BENCH " + json.dumps(figures))
-
-
-def configuration(size: Size) -> Figures:
-    """Return what is measured, and on what."""
-    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        **asdict(size),
-        "commit": commit or "unknown",
-        "threads": torch.get_num_threads(),
-        "dtype": "float32",
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 2),
-    }
+    figures |= measure_memory(size, is_quick=mode == "quick")
+    figures["seconds_by_B"] = measure_growth(size)
+    print_figures(figures)
 
 
 def measure_products(candidates: Candidates, size: Size, *, dtype: torch.dtype, precision: str, suffix: str) -> Figures:

@@ -20,10 +20,7 @@ Letters: B candidates, D width, n drawn in one round, b in all, N rounds, m rows
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -32,14 +29,13 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
+from measured.bench import Figures, bench_parser, machine, print_figures
 
 from superbatch.selection import Candidates, DualEmbeddings, GumbelNoise, SelectionSpec, select
 from superbatch.selection.chunks import chunk_sizes
 from superbatch.selection.pairs.engine import How, PairReduction
 from superbatch.selection.pairs.plain_engine import PlainEngine
 from superbatch.selection.spec import Loss
-
-Figures = dict[str, object]
 
 LOSSES: dict[Loss, How] = {"sigmoid": "softplus_sum", "softmax": "log_sum_exp"}
 MOST_COLUMNS = 4096  # of one product alone: its output is 1.3 GB at the target
@@ -65,32 +61,26 @@ SIZES = {
 
 def main() -> None:
     """Measure what the arguments ask for and print it."""
-    parser = argparse.ArgumentParser(description="Speed of a joint selection on a GPU.")
-    shorter = parser.add_mutually_exclusive_group()
-    shorter.add_argument("--quick", action="store_true", help="fewer runs, under 60 s")
-    shorter.add_argument("--tiny", action="store_true", help="a toy size, under 5 s: proves that it runs")
+    parser = bench_parser("Speed of a joint selection on a GPU.")
     parser.add_argument("--tilings", action="store_true", help="time other block sizes of the kernel too")
     given = parser.parse_args()
-    mode = "tiny" if given.tiny else "quick" if given.quick else "full"
     figures: Figures = {
-        "mode": mode,
-        **asdict(SIZES[mode]),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        "triton": version_of_triton(),
+        "mode": given.mode,
+        **asdict(SIZES[given.mode]),
+        **machine("torch", "triton"),
     }
     if torch.cuda.is_available():
-        figures |= measure(SIZES[mode])
+        figures |= measure(SIZES[given.mode])
         if given.tilings:
-            print_tilings(SIZES[mode])
+            print_tilings(SIZES[given.mode])
     else:
         reason = "no CUDA device here"
         figures |= {
             f"cuda_ratio_{loss}{end}": value for loss in LOSSES for end, value in (("", None), ("_reason", reason))
         }
-        if given.tiny:
+        if given.mode == "tiny":
             figures |= interpret_kernels()
-    print("BENCH " + json.dumps(figures))
+    print_figures(figures)
 
 
 def measure(size: Size) -> Figures:
@@ -225,16 +215,6 @@ def interpret_kernels() -> Figures:
         float(((one - true).abs() / true.abs().clamp_min(1.0)).max()) for one, true in zip(got, exact, strict=True)
     ]
     return {"interpreted_error": max(errors)}
-
-
-def version_of_triton() -> str | None:
-    """Return the installed version; not by importing it, which the interpreter's setting must come before."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("triton")
-    except PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

@@ -20,9 +20,6 @@ Letters: B candidates, D width, b chosen, N rounds.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -30,6 +27,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from measured.bench import Figures, bench_parser, machine, print_figures
 from measured.sample_models import sample_candidates
 
 from superbatch.selection import Candidates, DualEmbeddings, SelectionSpec, select, set_loss
@@ -61,15 +59,11 @@ EXTENTS = {
 
 def main() -> None:
     """Measure what the arguments ask for and print it."""
-    parser = argparse.ArgumentParser(description="What the marginal gain and the probe are worth under softmax.")
-    shorter = parser.add_mutually_exclusive_group()
-    shorter.add_argument("--quick", action="store_true", help="made clusters only, under 60 s")
-    shorter.add_argument("--tiny", action="store_true", help="a toy size, under 5 s: proves that it runs")
-    args = parser.parse_args()
-    name = "tiny" if args.tiny else "quick" if args.quick else "full"
-    figures = measure(EXTENTS[name], num_clusters=8 if args.tiny else 32)
-    machine = {"run": name, "torch": torch.__version__, "python": platform.python_version()}
-    print("BENCH " + json.dumps(machine | {"threads": torch.get_num_threads()} | figures))
+    description = "What the marginal gain and the probe are worth under softmax."
+    mode = bench_parser(description, quick="made clusters only, under 60 s").parse_args().mode
+    figures: Figures = {"mode": mode, **machine("torch"), "threads": torch.get_num_threads()}
+    figures |= measure(EXTENTS[mode], num_clusters=8 if mode == "tiny" else 32)
+    print_figures(figures, one_a_line=False)
 
 
 def measure(extent: Extent, *, num_clusters: int) -> dict[str, float | str | None]:
