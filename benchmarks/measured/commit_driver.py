@@ -50,7 +50,7 @@ def main() -> None:
     put_files(store, client.finish(Finish(outcome="SUCCEEDED")).log_files)
 
 
-def schedule_row(seq: int) -> ScheduleRow:
+def schedule_row(seq: int, *, num_candidates: int = CANDIDATES) -> ScheduleRow:
     """Return the row of a batch that no model scores."""
     return ScheduleRow(
         seq=seq,
@@ -59,7 +59,7 @@ def schedule_row(seq: int) -> ScheduleRow:
         method="uniform",
         criterion="learnability",
         f=0.8,
-        B=CANDIDATES,
+        B=num_candidates,
         gain=1.0,
         weights=(1.0, 1.0),
         walk=WalkPosition(),
@@ -67,33 +67,33 @@ def schedule_row(seq: int) -> ScheduleRow:
     )
 
 
-def made_batch(seq: int) -> Composed:
+def made_batch(seq: int, *, num_candidates: int = CANDIDATES, num_rows: int = BATCH_ROWS) -> Composed:
     """Return a batch and its score shard with random contents of the right shapes."""
     rng = np.random.default_rng(seq)
-    uids = [rng.bytes(16) for _ in range(CANDIDATES)]
-    index = list(range(CANDIDATES))
+    uids = [rng.bytes(16) for _ in range(num_candidates)]
+    index = list(range(num_candidates))
     batch = batch_rows(
         {
-            "batch_seq": [seq] * BATCH_ROWS,
-            "slot": index[:BATCH_ROWS],
-            "uid": uids[:BATCH_ROWS],
-            "dataset_index": index[:BATCH_ROWS],
-            "shard_id": [0] * BATCH_ROWS,
-            "sample_index": index[:BATCH_ROWS],
-            "key": [f"{i:08d}" for i in index[:BATCH_ROWS]],
-            "variant": [0] * BATCH_ROWS,
-            "score": rng.standard_normal(BATCH_ROWS).astype(np.float32).tolist(),
+            "batch_seq": [seq] * num_rows,
+            "slot": index[:num_rows],
+            "uid": uids[:num_rows],
+            "dataset_index": index[:num_rows],
+            "shard_id": [0] * num_rows,
+            "sample_index": index[:num_rows],
+            "key": [f"{i:08d}" for i in index[:num_rows]],
+            "variant": [0] * num_rows,
+            "score": rng.standard_normal(num_rows).astype(np.float32).tolist(),
         }
     )
     made = {
-        "batch_seq": [seq] * CANDIDATES,
+        "batch_seq": [seq] * num_candidates,
         "dataset_index": index,
         "uid": uids,
-        **{name: rng.standard_normal(CANDIDATES).tolist() for name in SCORE_SHARD_SCHEMA.names[3:-1]},
-        SCORE_SHARD_SCHEMA.names[-1]: [-1] * CANDIDATES,
+        **{name: rng.standard_normal(num_candidates).tolist() for name in SCORE_SHARD_SCHEMA.names[3:-1]},
+        SCORE_SHARD_SCHEMA.names[-1]: [-1] * num_candidates,
     }
     scores = pa.Table.from_pydict(made, schema=SCORE_SHARD_SCHEMA)
-    counts = {"default": SourceCounts(candidates=CANDIDATES, selected=BATCH_ROWS)}
+    counts = {"default": SourceCounts(candidates=num_candidates, selected=num_rows)}
     return Composed(batch=batch, scores=scores, counts=counts, mean_chosen=None, mean_candidates=None)
 
 

@@ -20,7 +20,7 @@ from superbatch.selection.dispatch import select
 from superbatch.selection.errors import TooFewCandidates
 from superbatch.selection.losses import diagonal_loss, own_conditional_loss, probe_loss
 from superbatch.selection.methods.softmax import probe_index
-from superbatch.selection.slots import draw_variants, slot_permutation
+from superbatch.selection.slots import in_slots
 from superbatch.selection.spec import SelectionSpec
 from superbatch_server.schemas import selection as schemas
 from superbatch_server.schemas.attempts import ScheduleRow, SourceCounts
@@ -173,9 +173,8 @@ def _in_slots(
 ) -> tuple[Indices, Indices]:
     """Return the chosen in the order of their slots, and their variants."""
     identity = {"uids": kept.uid[in_choice_b], "dataset_index": kept.dataset_index[in_choice_b]}
-    variant_b = draw_variants(spec.seed, spec.seq, counts=variant_counts, **identity)
-    slots_b = slot_permutation(spec.seed, spec.seq, variant=variant_b, **identity)
-    return np.take(in_choice_b, slots_b), np.take(variant_b, slots_b)
+    slots_b, variant_b = in_slots(spec.seed, spec.seq, counts=variant_counts, **identity)
+    return np.take(in_choice_b, slots_b), variant_b
 
 
 def _own_losses(kept: Candidates, members_b: Indices, spec: SelectionSpec) -> dict[str, Array]:

@@ -17,7 +17,7 @@ from superbatch.inline.choosing import Given, SelectionPolicy, choose, spec_of
 from superbatch.inline.identities import Numbers, Uids
 from superbatch.selection.candidates import DualEmbeddings
 from superbatch.selection.errors import InvalidSelection
-from superbatch.selection.slots import draw_variants, slot_permutation
+from superbatch.selection.slots import in_slots, slot_permutation
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
@@ -124,8 +124,6 @@ def select_flexi_batch(
         )
     given = Given(learner_embeddings, reference_embeddings, uids, dataset_index, content, times_chosen)
     chosen, device = choose(given, spec_of(b, seed, seq, policy), group)
-    identity = {"uids": chosen.uid, "dataset_index": chosen.dataset_index}
-    variant_b = draw_variants(seed, seq, counts=counts, **identity)
-    slots_b = slot_permutation(seed, seq, variant=variant_b, **identity)
-    found = (torch.from_numpy(values[slots_b]).to(device) for values in (chosen.position, variant_b))
+    slots_b, variant_b = in_slots(seed, seq, uids=chosen.uid, dataset_index=chosen.dataset_index, counts=counts)
+    found = (torch.from_numpy(values).to(device) for values in (chosen.position[slots_b], variant_b))
     return FlexiBatch(*found)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+NUM_ATTEMPTS = 12
+"""Tries before a source counts as unreachable: one and a half to three minutes of pauses."""
+
 _FIRST_DELAY_S = 0.25
 
 

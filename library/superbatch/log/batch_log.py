@@ -17,10 +17,11 @@ from typing import NoReturn, Self, Unpack
 import httpx
 from pyarrow import fs
 
-from superbatch.formats.errors import InvalidInput
+from superbatch.formats.errors import InvalidInput, LogStalled
 from superbatch.formats.manifest import Manifest, Revoked
 from superbatch.formats.shards import ShardTable
 from superbatch.formats.slices import slot_range
+from superbatch.log.back_off import NUM_ATTEMPTS
 from superbatch.log.batch import LogBatch
 from superbatch.log.checkpoints import PushedCheckpoint, WeightsFile
 from superbatch.log.cursor import Cursor, LogState, checked_state
@@ -74,6 +75,7 @@ class BatchLog:
         accumulation: micro-steps per optimizer step, checked with it.
         client: an httpx client with proxies or certificates of your own.
         source: where to read instead of at `url` (see `from_prefix`); nothing can be reported there.
+        ending: set when the log is closed, so that a `source` of your own may end its pauses with it.
         rng, sleep, clock: jitter, pauses and monotonic time.
     Raises:
         InvalidInput: a state that is none, an address that is none, b that world_size * accumulation does not divide,
@@ -96,7 +98,7 @@ class BatchLog:
         lists_ahead_bytes: int = 64 << 20,
         wait_s: float = 20.0,
         idle_limit_s: float | None = None,
-        num_attempts: int = 12,
+        num_attempts: int = NUM_ATTEMPTS,
         timeout_s: float = 30.0,
         on_revoked: OnRevoked = "raise",
         skipped: Iterable[Revoked] | None = None,
@@ -104,6 +106,7 @@ class BatchLog:
         accumulation: int = 1,
         client: httpx.Client | None = None,
         source: LogSource | None = None,
+        ending: threading.Event | None = None,
         rng: random.Random | None = None,
         sleep: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -115,7 +118,7 @@ class BatchLog:
         if state is not None:
             self._cursor = Cursor(checked_state(state, job=job, history_id=history_id))
             history_id = self._cursor.history_id
-        self._ending = threading.Event()
+        self._ending = threading.Event() if ending is None else ending
         sleep = self._ending.wait if sleep is None else sleep
         self._service: ServiceClient | None = None
         if source is None:
@@ -169,7 +172,13 @@ class BatchLog:
             InvalidInput: no such place, or no log there and no job named.
             HistoryChanged: a state of another job or history.
         """
-        source = PrefixSource(uri, filesystem=filesystem)
+        ending = threading.Event()
+        source = PrefixSource(
+            uri,
+            filesystem=filesystem,
+            num_attempts=options.get("num_attempts", NUM_ATTEMPTS),
+            sleep=ending.wait,
+        )
         if job is None:
             head = source.head()
             if head is None:
@@ -178,7 +187,7 @@ class BatchLog:
                     "Give <store>/jobs/<job>/<history_id>, or name the job to wait for one that has not begun."
                 )
             job = head.job
-        return cls(os.fspath(uri), job, source=source, **options)
+        return cls(os.fspath(uri), job, source=source, ending=ending, **options)
 
     def __enter__(self) -> Self:
         return self
@@ -402,7 +411,20 @@ class BatchLog:
 
     def _head(self, next_seq: int) -> Manifest:
         self._require_own_process()
-        return self._follower.head(next_seq, hold=lambda: self._wait_s)
+        stop_s = math.inf if self._idle_limit_s is None else self._clock() + self._idle_limit_s
+
+        def hold() -> float:
+            if self._ending.is_set():
+                raise InvalidInput(f"the log of job {self.job} was closed while its beginning was waited for.")
+            left_s = stop_s - self._clock()
+            if left_s <= 0:
+                raise LogStalled(
+                    f"a log must begin within the idle limit of {self._idle_limit_s} s; got nothing from the source of "
+                    f"job {self.job}. Look whether the job runs, and whether the address or prefix is its own."
+                )
+            return min(self._wait_s, left_s)
+
+        return self._follower.head(next_seq, hold=hold)
 
     def _position(self) -> Cursor:
         self._require_own_process()

@@ -21,6 +21,7 @@ class LogOptions(TypedDict, total=False):
     lists_ahead_bytes: int
     wait_s: float
     idle_limit_s: float | None
+    num_attempts: int
     on_revoked: OnRevoked
     skipped: Iterable[Revoked] | None
     world_size: int | None

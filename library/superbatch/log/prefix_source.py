@@ -32,7 +32,7 @@ from superbatch.formats.errors import (
 from superbatch.formats.keys import checked_key
 from superbatch.formats.manifest import Manifest
 from superbatch.formats.segments import Segment
-from superbatch.log.back_off import BackOff
+from superbatch.log.back_off import NUM_ATTEMPTS, BackOff
 
 _SEGMENT_NAME = re.compile(r"(\d{12})\.json")
 _MAX_DOCUMENT_BYTES = 1 << 20
@@ -53,7 +53,8 @@ class PrefixSource:
             gs://, ...); with `filesystem` a path inside it.
         filesystem: a pyarrow filesystem with credentials or an endpoint of its own; None for the one of the URI.
         num_attempts: tries per read before ServiceUnreachable.
-        rng, sleep, clock: jitter, pauses, monotonic time.
+        rng, sleep, clock: jitter, pauses, monotonic time. A pause that returns True, as that of a set threading.Event
+            does, ends the poll.
     Raises:
         InvalidInput: a URI that pyarrow does not know.
     """
@@ -63,7 +64,7 @@ class PrefixSource:
         uri: str | os.PathLike[str],
         *,
         filesystem: fs.FileSystem | None = None,
-        num_attempts: int = 12,
+        num_attempts: int = NUM_ATTEMPTS,
         rng: random.Random | None = None,
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
@@ -94,7 +95,8 @@ class PrefixSource:
             left_s = stop_s - self._clock()
             if (found is not None and (found.segments or found.end)) or left_s <= 0:
                 break
-            self._sleep(min(left_s, self._poll_pauses.delay_s(polls)))
+            if self._sleep(min(left_s, self._poll_pauses.delay_s(polls))) is True:
+                break
         if found is not None and history_id not in (None, found.history_id):
             raise HistoryChanged(
                 f"a cursor belongs to one log; got history {history_id!r}, the log in {self.where} is "

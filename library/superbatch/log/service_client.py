@@ -12,7 +12,7 @@ import httpx
 
 from superbatch.formats.canonical import JsonObject, JsonValue, canonical_json, parse_json
 from superbatch.formats.errors import CorruptFile, HistoryChanged, InvalidInput, ServiceError, ServiceUnreachable
-from superbatch.log.back_off import BackOff
+from superbatch.log.back_off import NUM_ATTEMPTS, BackOff
 
 MAX_DOCUMENT_BYTES = 256 << 20
 _REPEATED = frozenset({408, 429, 500, 502, 503, 504})
@@ -67,7 +67,7 @@ class ServiceClient:
         *,
         token: str | None,
         client: httpx.Client | None = None,
-        num_attempts: int = 12,
+        num_attempts: int = NUM_ATTEMPTS,
         timeout_s: float = 30.0,
         rng: random.Random | None = None,
         sleep: Callable[[float], object] = time.sleep,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from superbatch.selection.noise import GumbelNoise, gumbel
     from superbatch.selection.schedule import ScheduledParameters, SelectionSchedule
     from superbatch.selection.sharded import ShardedSelection, select_sharded
-    from superbatch.selection.slots import draw_variants, slot_permutation
+    from superbatch.selection.slots import draw_variants, in_slots, slot_permutation
     from superbatch.selection.spec import Selection, SelectionSpec
     from superbatch.selection.tower_files import write_tower
     from superbatch.selection.trace import gibbs_trace
@@ -45,6 +45,7 @@ __all__ = [
     "draw_variants",
     "gibbs_trace",
     "gumbel",
+    "in_slots",
     "map_embeddings",
     "map_tower",
     "own_conditional_loss",
@@ -68,7 +69,7 @@ _MODULES = {
     "noise": ("GumbelNoise", "gumbel"),
     "schedule": ("ScheduledParameters", "SelectionSchedule"),
     "sharded": ("ShardedSelection", "select_sharded"),
-    "slots": ("draw_variants", "slot_permutation"),
+    "slots": ("draw_variants", "in_slots", "slot_permutation"),
     "spec": ("Selection", "SelectionSpec"),
     "tower_files": ("write_tower",),
     "trace": ("gibbs_trace",),

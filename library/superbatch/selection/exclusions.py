@@ -96,6 +96,16 @@ def find_copies(
     return Copies(number_A[own], is_behind_A[own], int(number_A.max()) + 1)
 
 
+def log_prior_without_copies(
+    candidates: Candidates, spec: SelectionSpec, copies: Copies | None
+) -> Float64[np.ndarray, " B"]:
+    """Return the log of the prior weights, -inf for those that can never come in, whatever is chosen."""
+    log_prior_B = candidates.log_prior(spec)
+    if copies is not None:
+        log_prior_B[copies.is_behind] = -np.inf
+    return log_prior_B
+
+
 def num_superfluous(copies: Copies, left: Bool[np.ndarray, " B"], *, peers: Peers) -> int:
     """Return how many of all processes' candidates `left` a batch must do without, as it takes each content once."""
     own = copies.number[left & (copies.number >= 0)]

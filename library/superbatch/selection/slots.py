@@ -89,6 +89,23 @@ def slot_permutation(
     return drawn_b[np.lexsort((variant_b[drawn_b], aim_b[drawn_b]))]
 
 
+def in_slots(
+    seed: int,
+    seq: int,
+    *,
+    uids: UInt8[np.ndarray, "b 16"],
+    dataset_index: Int[np.ndarray, " b"],
+    counts: Sequence[int],
+) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
+    """Return which member stands in each slot, and the variant of each slot.
+
+    `draw_variants`, then `slot_permutation` with what it drew. Args, Raises: as there.
+    """
+    variant_b = draw_variants(seed, seq, uids=uids, dataset_index=dataset_index, counts=counts)
+    slots_b = slot_permutation(seed, seq, uids=uids, dataset_index=dataset_index, variant=variant_b)
+    return slots_b, variant_b[slots_b]
+
+
 def _drawn(
     seed: int, seq: int, *, round: int, uids: UInt8[np.ndarray, "b 16"], dataset_index: Int[np.ndarray, " b"]
 ) -> Int[np.ndarray, " b"]:

@@ -374,3 +374,41 @@ def test_a_segment_that_promises_other_batches_is_refused(service: FakeService, 
         assert next(log).seq == 0
         with pytest.raises(DigestMismatch, match="batches 1 to 1 must continue the log"):
             next(log)
+
+
+def test_closing_ends_a_wait_for_a_log_that_has_not_begun(tmp_path: Path) -> None:
+    log = BatchLog.from_prefix(tmp_path / "not_yet", "job_0", wait_s=60.0)
+    waited: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            next(log)
+        except BaseException as error:
+            waited.append(error)
+
+    trainer = threading.Thread(target=wait, daemon=True)
+    trainer.start()
+    try:
+        trainer.join(0.3)
+        assert trainer.is_alive(), "it waits for the log to begin"
+    finally:
+        log.close()
+        trainer.join(5.0)
+    assert not trainer.is_alive()
+    assert isinstance(waited[0], InvalidInput)
+    assert "was closed while its beginning was waited for" in str(waited[0])
+
+
+def test_a_log_that_does_not_begin_within_the_idle_limit_is_stalled(tmp_path: Path) -> None:
+    with (
+        BatchLog.from_prefix(tmp_path / "wrong", "job_0", wait_s=0.05, idle_limit_s=0.2) as log,
+        pytest.raises(LogStalled, match=r"must begin within the idle limit of 0.2 s"),
+    ):
+        next(log)
+
+
+def test_tries_of_a_prefix_are_the_ones_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "head.json").mkdir()
+    with pytest.raises(ServiceUnreachable, match="after 1 tries"):
+        BatchLog.from_prefix(tmp_path, num_attempts=1)

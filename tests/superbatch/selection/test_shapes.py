@@ -39,6 +39,7 @@ CALLS = [
     (noise.uid_words, (UIDS,), {}),
     (slots.slot_permutation, (1, 2), {"uids": UIDS, "dataset_index": INDEX, "variant": INDEX % 2}),
     (slots.draw_variants, (1, 2), {"uids": UIDS, "dataset_index": INDEX, "counts": (4, 5)}),
+    (slots.in_slots, (1, 2), {"uids": UIDS, "dataset_index": INDEX, "counts": (4, 5)}),
     (draw.identity_rank, (UIDS, INDEX), {}),
     (draw.draw_largest, (torch.arange(9.0), 4), {"rank": torch.arange(9), "free": torch.arange(9) > 2}),
     (losses.diagonal_loss, (MODEL,), {}),

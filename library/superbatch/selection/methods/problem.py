@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from superbatch.selection.candidates import Candidates, DualEmbeddings
-from superbatch.selection.exclusions import Copies
+from superbatch.selection.exclusions import Copies, log_prior_without_copies
 from superbatch.selection.methods.peers import Drawn, Peers
 from superbatch.selection.noise import NoiseSource
 from superbatch.selection.pairs.engine import PairEngine
@@ -56,10 +55,7 @@ class Problem:
 
     def log_prior(self) -> Float64[Tensor, " B"]:
         """Return the log of the prior weights, -inf for those that can never come in, whatever is chosen."""
-        log_prior_B = self.candidates.log_prior(self.spec)
-        if self.copies is not None:
-            log_prior_B[self.copies.is_behind] = -np.inf
-        return torch.from_numpy(log_prior_B).to(self.device)
+        return torch.from_numpy(log_prior_without_copies(self.candidates, self.spec, self.copies)).to(self.device)
 
     def rows(self, embeddings: DualEmbeddings, drawn: Drawn) -> DualEmbeddings:
         """Return the [n, D] embeddings of all drawn, in their order, in the engine's type or better."""

@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from superbatch.selection.candidates import Candidates
-from superbatch.selection.exclusions import Copies, find_copies
+from superbatch.selection.exclusions import Copies, find_copies, log_prior_without_copies
 from superbatch.selection.methods.draw import identity_rank_on
 from superbatch.selection.methods.peers import Drawn, OneProcess, Peers
 from superbatch.selection.methods.problem import Problem, ScoredModel
@@ -94,10 +94,7 @@ def draw_probe(
 ) -> Drawn:
     """Return the probe of a selection, drawn among all peers' candidates; see `probe_index`."""
     noise_B = noise(PROBE_ROUND)
-    free_B = torch.from_numpy(candidates.log_prior(spec) > -np.inf)
-    if copies is not None:
-        free_B &= ~torch.from_numpy(copies.is_behind)
-    free_B = free_B.to(noise_B.device)
+    free_B = torch.from_numpy(log_prior_without_copies(candidates, spec, copies) > -np.inf).to(noise_B.device)
     rank_B = identity_rank_on(noise_B.device, candidates.uid, candidates.dataset_index)
     m = min(spec.probe_size or spec.b, peers.total(int(free_B.sum())))
     return peers.draw_largest(noise_B, m, rank=rank_B, free=free_B)
