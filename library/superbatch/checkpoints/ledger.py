@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """A file as it was: a rewritten one has another stamp."""
+    """A file and its sidecar as they were: where either is written again the stamp is another one."""
 
     name: str
     size_bytes: int
     mtime_ns: int
+    sidecar_mtime_ns: int = 0
+    """0 without a sidecar."""
 
     @staticmethod
-    def of(path: Path) -> FileStamp:
+    def of(path: Path, *, sidecar: Path) -> FileStamp:
         """Return the stamp of a file. Raises: OSError."""
         stat = path.stat()
-        return FileStamp(path.name, stat.st_size, stat.st_mtime_ns)
+        try:
+            sidecar_mtime_ns = sidecar.stat().st_mtime_ns
+        except FileNotFoundError:
+            sidecar_mtime_ns = 0
+        return FileStamp(path.name, stat.st_size, stat.st_mtime_ns, sidecar_mtime_ns)
 
 
 class Ledger:
@@ -37,7 +43,7 @@ class Ledger:
 
     def add(self, stamp: FileStamp, outcome: str) -> None:
         """Note a file and what came of it; returns when that is on the disk."""
-        line = {"name": stamp.name, "size_bytes": stamp.size_bytes, "mtime_ns": stamp.mtime_ns, "outcome": outcome}
+        line = {**asdict(stamp), "outcome": outcome}
         with self._path.open("ab") as file:
             if file.tell() and not _ends_a_line(self._path):
                 file.write(b"\n")
@@ -52,7 +58,8 @@ def _stamps(path: Path) -> list[FileStamp]:
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             fields = json.loads(line)
-            found.append(FileStamp(str(fields["name"]), int(fields["size_bytes"]), int(fields["mtime_ns"])))
+            times = int(fields["mtime_ns"]), int(fields.get("sidecar_mtime_ns", 0))
+            found.append(FileStamp(str(fields["name"]), int(fields["size_bytes"]), *times))
         except (ValueError, KeyError, TypeError):
             continue
     return found

@@ -22,6 +22,11 @@ MARKER, SIDECAR = ".done", ".json"
 
 _NUMBER = re.compile(r"(\d+)$")
 _FATAL_STATUS = frozenset({401, 403, 404})
+_PASSING_STATUS = frozenset({409, 413, 507})
+"""A conflict with another trainer, no room for the upload, a full disk: the same file may be welcome later."""
+
+RETRY_S = 60.0
+"""Seconds after a fault that may pass before the file is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +69,24 @@ class CheckpointWatch:
         self._folder, self._rules = folder, rules
         self._push, self._ledger, self._report, self._clock = push, ledger, report, clock
         self._unchanged_since: dict[FileStamp, float] = {}
+        self._not_before_s: dict[FileStamp, float] = {}
         self.num_refused = 0
 
     def look(self) -> int:
         """Push what is complete and new, fewest batches first; return the number of files still awaited.
 
-        A file that is refused is reported once and not tried again until it changes. A service that does not answer is
-        no fault of the file: the rest waits for the next round.
+        A file that is refused is reported and not tried again until it or its sidecar changes. What is no fault of the
+        file is tried again: a service that does not answer in the next round, with the rest; a disk that fails or is
+        full, a conflict, no room for the upload after RETRY_S.
 
         Raises:
             ServiceError: 401, 403, 404: no file could ever be pushed like this.
         """
         ready, num_awaited = self._complete()
         for trained_seq, stamp in sorted(ready, key=lambda each: (each[0], each[1].name)):
+            if self._clock() < self._not_before_s.get(stamp, 0.0):
+                num_awaited += 1
+                continue
             try:
                 outcome = self._push(self._folder / stamp.name, trained_seq)
             except ServiceUnreachable as error:
@@ -85,7 +95,12 @@ class CheckpointWatch:
             except (SuperbatchError, OSError) as error:
                 if isinstance(error, ServiceError) and error.status in _FATAL_STATUS:
                     raise
-                self._refuse(stamp, error)
+                if isinstance(error, OSError) or (isinstance(error, ServiceError) and error.status in _PASSING_STATUS):
+                    self._not_before_s[stamp] = self._clock() + RETRY_S
+                    self._report(f"{stamp.name}: not pushed yet, next try in {RETRY_S:.0f} s: {error}")
+                    num_awaited += 1
+                else:
+                    self._refuse(stamp, error)
             else:
                 self._ledger.add(stamp, outcome)
                 self._report(f"{stamp.name}: {outcome}")
@@ -115,7 +130,7 @@ class CheckpointWatch:
         found = []
         for name in sorted(names):
             try:
-                found.append(FileStamp.of(self._folder / name))
+                found.append(FileStamp.of(self._folder / name, sidecar=self._folder / f"{name}{SIDECAR}"))
             except OSError:  # renamed or removed since it was listed
                 continue
         return found

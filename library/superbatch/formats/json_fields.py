@@ -33,6 +33,11 @@ class JsonFields:
         """Return an integer field of at least `minimum`."""
         return self._integer(name, self._get(name), minimum)
 
+    def boolean(self, name: str) -> bool:
+        """Return a field that is true or false."""
+        value = self._get(name)
+        return value if isinstance(value, bool) else self._refuse(name, "true or false", value)
+
     def number(self, name: str) -> float:
         """Return a finite number."""
         return self._number(name, self._get(name))

@@ -162,7 +162,8 @@ class Manifest:
             source: JSON text, or the object already parsed.
             where: name of the document, for messages.
         Raises:
-            CorruptFile: not JSON, a field missing or of another type, an end without its final_seq.
+            CorruptFile: not JSON, a field missing or of another type, an end without its final_seq, counts that
+                contradict each other.
             UnsupportedVersion: another major version.
         """
         fields = as_fields(source, where=where)
@@ -171,6 +172,14 @@ class Manifest:
         final_seq = fields.optional_integer("final_seq")
         if end is not None and final_seq is None:
             raise CorruptFile(f"final_seq must be given once end is; got null beside {end!r} ({where}).")
+        next_seq = fields.integer("next_seq")
+        segments = tuple(segment_from(segment) for segment in fields.objects("segments"))
+        published = max((segment.stop_seq for segment in segments), default=next_seq)
+        if published > next_seq or (end is not None and final_seq != next_seq):
+            raise CorruptFile(
+                f"next_seq must be the end of the segments, and final_seq once end is there; got next_seq {next_seq}, "
+                f"segments up to {published}, final_seq {final_seq} ({where})."
+            )
         profile = fields.optional_object("numerics_profile")
         return cls(
             job=fields.text("job"),
@@ -182,10 +191,10 @@ class Manifest:
             eligible_digest=fields.optional_sha256_hex("eligible_digest"),
             numerics_profile=None if profile is None else _profile_from(profile),
             oldest_seq=fields.integer("oldest_seq"),
-            next_seq=fields.integer("next_seq"),
+            next_seq=next_seq,
             end=end,
             final_seq=final_seq,
-            segments=tuple(segment_from(segment) for segment in fields.objects("segments")),
+            segments=segments,
             revoked=tuple(_revoked_from(revoked) for revoked in fields.objects("revoked")),
             next_link=fields.optional_text("next"),
         )

@@ -55,10 +55,11 @@ class Segment:
     log_digest_end: str
 
     def __post_init__(self) -> None:
-        if self.num_batches < 1 or not len(self.f) == len(self.B) == self.num_batches:
+        if self.num_batches < 1 or not len(self.f) == len(self.B) == self.num_batches or min(self.B) < 1:
             raise InvalidInput(
-                f"a segment has one f and one B for each of its batches; got {len(self.f)}, {len(self.B)} for "
-                f"{self.num_batches} (first_seq {self.first_seq}). Write the segment again."
+                f"a segment has one f and one B >= 1 for each of its batches; got {len(self.f)}, {len(self.B)} "
+                f"(smallest B {min(self.B, default=None)}) for {self.num_batches} (first_seq {self.first_seq}). "
+                "Write the segment again."
             )
 
     @property

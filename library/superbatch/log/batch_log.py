@@ -17,7 +17,7 @@ from typing import NoReturn, Self, Unpack
 import httpx
 from pyarrow import fs
 
-from superbatch.formats.errors import InvalidInput, LogStalled
+from superbatch.formats.errors import CorruptFile, InvalidInput, LogStalled
 from superbatch.formats.manifest import Manifest, Revoked
 from superbatch.formats.shards import ShardTable
 from superbatch.formats.slices import slot_range
@@ -50,7 +50,7 @@ class BatchLog:
     DigestMismatch when a list or the chain of digests is wrong, ServiceError when the service refuses,
     ServiceUnreachable when it stays silent, LogStalled when no batch came within idle_limit_s, RevokedBatch when a
     batch was withdrawn: each at the batch that it keeps from being handed out. After any of them a new BatchLog may be
-    opened from `state()`. While it waits, a registered trainer stays registered: the last report is repeated.
+    opened from `state()`. A registered trainer stays registered until `close()`: a thread repeats the last report.
 
     Args:
         url: address of the service.
@@ -201,6 +201,8 @@ class BatchLog:
         """End the thread that reads ahead, and close the connections; in a forked process, do nothing."""
         if self._process_id == os.getpid():
             self._ending.set()
+            if self._reporter is not None:
+                self._reporter.close()
             self._lists.close()
             self._source.close()
 
@@ -213,7 +215,7 @@ class BatchLog:
             raise StopIteration
         while True:
             if self._open is None:
-                self._open = self._lists.take(cursor, idle_limit_s=self._idle_limit_s, keep_alive=self._keep_alive)
+                self._open = self._lists.take(cursor, idle_limit_s=self._idle_limit_s, keep_alive=self._require_alive)
             if self._open is None:
                 self._is_whole = True
                 raise StopIteration
@@ -293,8 +295,8 @@ class BatchLog:
             world_size: ranks; None for what the log was opened with, or else 1.
             accumulation: micro-steps per optimizer step; None for what the log was opened with.
             checkpoint_every: batches between pushed checkpoints; None where none are pushed.
-            ttl_s: seconds without a report after which production pauses; longer than the longest step. Waiting for a
-                batch does not count: the log repeats the last report then.
+            ttl_s: seconds after which production pauses when this process is gone. As long as it lives and the log is
+                open, a thread repeats the last report, however long a step, a wait or an evaluation takes.
             rewind: the trainer starts again after a crash, from its last checkpoint or, without one, from the start.
         Raises:
             InvalidInput: a log that is read from files.
@@ -306,7 +308,10 @@ class BatchLog:
         consumer = Consumer(
             _checked_name(name, what="consumer"), role, ranks, steps, self.read_ahead, checkpoint_every, ttl_s
         )
-        self._reporter = Reporter(service, self.job, consumer, clock=self._clock)
+        if self._reporter is not None:
+            self._reporter.close()
+        self._reporter = Reporter(service, self.job, consumer)
+        weakref.finalize(self, self._reporter.close)
         start_seq = self._position().start_seq
         self.progress(trained_seq=start_seq, durable_seq=start_seq, rewind=rewind)
 
@@ -387,8 +392,8 @@ class BatchLog:
         place = Place.of(root, root_path, key)
         return push_weights(self._require_service(), self.job, weights, trained_seq=trained_seq, place=place)
 
-    def _keep_alive(self) -> float:
-        return math.inf if self._reporter is None else self._reporter.keep_alive()
+    def _require_alive(self) -> float:
+        return math.inf if self._reporter is None else self._reporter.require_alive()
 
     def _require_own_process(self) -> None:
         if self._process_id != os.getpid():
@@ -436,7 +441,12 @@ class BatchLog:
         """Return the batch at the cursor, None where it is stepped over; the cursor moves on."""
         segment, reader, seq = proven.segment, proven.reader, cursor.next_seq
         is_skipped = self._withdrawals.is_skipped(seq, self._follower.revoked())
-        rows = None if is_skipped else reader.read(seq - reader.first_seq)
+        rows, b = None if is_skipped else reader.read(seq - reader.first_seq), self._head(seq).policy.b
+        if rows is not None and rows.num_rows != b:
+            raise CorruptFile(
+                f"every batch must have the {b} rows that the manifest says; got {rows.num_rows} in batch {seq} "
+                f"({segment.list_link}, job {self.job}). Look at what writes into the job's store."
+            )
         log_digest = cursor.advance(reader.batch_digests[seq - reader.first_seq])
         if cursor.next_seq == segment.stop_seq:
             self._open = None

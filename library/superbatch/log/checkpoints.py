@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import tempfile
+import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import file_digest
@@ -20,6 +21,8 @@ WeightsFile = bytes | str | os.PathLike[str]
 """A safetensors file: its bytes, or its path."""
 
 _LENGTH_BYTES = 8
+_TEMPORARY = ".checkpoint-"
+_ABANDONED_S = 86_400.0
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -93,7 +96,8 @@ def file_sha256(weights: WeightsFile) -> str:
 def _publish(weights: WeightsFile, path: Path) -> None:
     """Create `path` with this content unless somebody else created it first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".checkpoint-")
+    _remove_abandoned(path.parent)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY)
     try:
         with os.fdopen(descriptor, "wb") as file, opened(weights) as source:
             shutil.copyfileobj(source, file, 1 << 20)
@@ -105,6 +109,14 @@ def _publish(weights: WeightsFile, path: Path) -> None:
         _sync_folder(path.parent)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what writers left that were killed: temporary files that nobody has written to for a day."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

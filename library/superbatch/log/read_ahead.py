@@ -21,6 +21,8 @@ from superbatch.log.follower import SegmentFollower
 _IDLE_PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Before the first, second, ... poll for one list while nobody waits."""
 _CLOSING_S = 2.0
+_LONGEST_SILENCE_S = 60.0
+"""How long after the idle limit an answer of the source that is on its way is still waited for."""
 
 
 class FetchList(Protocol):
@@ -83,7 +85,7 @@ class ListReadAhead:
         Args:
             cursor: the place in the log; the lists taken before end there.
             idle_limit_s: longest wait; None for no limit.
-            keep_alive: called while waiting; returns the seconds until it must be called again.
+            keep_alive: called while waiting; returns the seconds until it must be called again, and may raise.
         Raises:
             LogStalled: the source was asked and the list did not come within idle_limit_s.
             InvalidInput: closed.
@@ -131,7 +133,8 @@ class ListReadAhead:
     def _await_list(self, cursor: Cursor, keep_alive: Callable[[], float]) -> None:
         while not self._ready:
             left_s = self._stop_s - time.monotonic()
-            left_s = min(keep_alive(), left_s if left_s > 0 else math.inf, threading.TIMEOUT_MAX)
+            left_s = left_s if left_s > 0 else left_s + _LONGEST_SILENCE_S
+            left_s = min(keep_alive(), left_s, threading.TIMEOUT_MAX)
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._ready) or self._is_stalled(), max(0.0, left_s))
             if not self._ready and self._is_stalled():
@@ -142,8 +145,9 @@ class ListReadAhead:
                 )
 
     def _is_stalled(self) -> bool:
-        """Claim that the source was asked since somebody waits, had nothing, and the time is over."""
-        return self._is_in_vain and time.monotonic() >= self._stop_s
+        """Claim that the time is over, and the source was asked since somebody waits and had nothing, or is silent."""
+        late_s = time.monotonic() - self._stop_s
+        return late_s >= 0 and (self._is_in_vain or late_s >= _LONGEST_SILENCE_S)
 
     def _run(self, chain: Cursor) -> None:
         end: BaseException | None = None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+import logging
+import threading
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from superbatch.formats.canonical import JsonValue
-from superbatch.formats.errors import InvalidInput
+from superbatch.formats.errors import HistoryChanged, InvalidInput, ServiceError, ServiceUnreachable
 from superbatch.formats.json_fields import as_fields
 from superbatch.log.checkpoints import PushedCheckpoint
 from superbatch.log.service_client import ServiceClient
@@ -27,7 +29,7 @@ class Consumer:
     world_size, accumulation: ranks, and micro-steps per optimizer step; b must be divisible by their product.
     read_ahead: batches asked for ahead of the one being trained.
     checkpoint_every: batches between pushed checkpoints; None where none are pushed.
-    ttl_s: seconds without a report after which production pauses.
+    ttl_s: seconds without a sign of life after which production pauses.
     """
 
     name: str
@@ -57,25 +59,30 @@ class Counts:
 
 
 class Reporter:
-    """Reports the progress of one trainer, and keeps its registration alive while it waits.
+    """Reports the progress of one trainer, and keeps its registration alive as long as its process lives.
 
-    Production pauses when a trainer is silent for ttl_s. One that waits for its first batch is silent through the whole
-    index pass, so its last report is repeated every third of the ttl.
+    Production pauses when a trainer is silent for ttl_s. One that waits for its first batch has no progress to report
+    through the whole index pass, nor has one that evaluates for an hour, so a thread repeats the last report whenever a
+    third of the ttl has passed without one. A repetition never says `rewind`: checkpoints that were pushed since the
+    report must not be orphaned by it.
 
     Args:
         client: the service.
         job: id of the job.
         consumer: the trainer as it registers.
-        clock: monotonic time in seconds.
     """
 
-    def __init__(self, client: ServiceClient, job: str, consumer: Consumer, *, clock: Callable[[], float]) -> None:
+    def __init__(self, client: ServiceClient, job: str, consumer: Consumer) -> None:
         self._client = client
         self._job = job
         self._consumer = consumer
-        self._clock = clock
+        self._sending = threading.Lock()
+        """Reports go out one after the other: a late repetition of an old one would take progress back."""
         self._last: tuple[Counts, bytes, Sequence[Skip]] | None = None
-        self._due_s = math.inf
+        self._sent_s = 0.0
+        self._refusal: ServiceError | HistoryChanged | None = None
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def report(self, counts: Counts, log_digest: bytes, *, rewind: bool = False, skipped: Sequence[Skip] = ()) -> None:
         """Report progress; the same report may be sent any number of times.
@@ -89,10 +96,11 @@ class Reporter:
             ServiceError: refused: sizes that cannot be served (422), another learner or another job (409).
             HistoryChanged, ServiceUnreachable: see ServiceClient.
         """
-        sent_s = self._clock()
-        body = _progress(self._consumer, counts, log_digest=log_digest, rewind=rewind, skipped=skipped)
-        self._client.send_json("PUT", f"v1/jobs/{self._job}/consumers/{self._consumer.name}", body)
-        self._last, self._due_s = (counts, log_digest, skipped), sent_s + self._consumer.ttl_s / 3
+        with self._sending:
+            self._send(counts, log_digest, rewind=rewind, skipped=skipped)
+            if self._thread is None and not self._closing.is_set():
+                self._thread = threading.Thread(target=self._keep_alive, name="superbatch-alive", daemon=True)
+                self._thread.start()
 
     def repeat(self, *, skipped: Sequence[Skip]) -> None:
         """Send the last report again, with these batches as skipped; nothing before the first report.
@@ -104,17 +112,54 @@ class Reporter:
             counts, log_digest, _ = self._last
             self.report(counts, log_digest, skipped=skipped)
 
-    def keep_alive(self) -> float:
-        """Repeat the last report if a third of the ttl has passed; return the seconds until it is due again.
-
-        The repetition never says `rewind`: checkpoints that were pushed since the report must not be orphaned by it.
+    def require_alive(self) -> float:
+        """Return the seconds within which to ask again.
 
         Raises:
-            ServiceError, HistoryChanged, ServiceUnreachable: as `report`; another learner took over (409).
+            ServiceError, HistoryChanged: a repetition of the last report was refused: another learner took over (409).
         """
-        if self._last is not None and self._clock() >= self._due_s:
-            self.repeat(skipped=self._last[2])
-        return self._due_s - self._clock()
+        if self._refusal is not None:
+            raise self._refusal
+        return self._consumer.ttl_s / 3
+
+    def close(self) -> None:
+        """Repeat no report any more."""
+        self._closing.set()
+
+    def _send(
+        self,
+        counts: Counts,
+        log_digest: bytes,
+        *,
+        skipped: Sequence[Skip],
+        rewind: bool = False,
+        num_attempts: int | None = None,
+    ) -> None:
+        sent_s = time.monotonic()
+        body = _progress(self._consumer, counts, log_digest=log_digest, rewind=rewind, skipped=skipped)
+        path = f"v1/jobs/{self._job}/consumers/{self._consumer.name}"
+        self._client.send_json("PUT", path, body, num_attempts=num_attempts)
+        self._last, self._sent_s = (counts, log_digest, skipped), sent_s
+
+    def _keep_alive(self) -> None:
+        """Send the last report again whenever a third of the ttl has passed; one try each, so that no report waits."""
+        period_s = self._consumer.ttl_s / 3
+        due_s = self._sent_s + period_s
+        while not self._closing.wait(max(0.0, due_s - time.monotonic())):
+            with self._sending:
+                due_s = self._sent_s + period_s
+                if due_s > time.monotonic():
+                    continue
+                assert self._last is not None, "the thread begins after the first report"
+                counts, log_digest, skipped = self._last
+                try:
+                    self._send(counts, log_digest, skipped=skipped, num_attempts=1)
+                except (ServiceUnreachable, InvalidInput) as error:
+                    logging.getLogger(__name__).warning("the registration could not be renewed: %s", error)
+                except (ServiceError, HistoryChanged) as refusal:
+                    self._refusal = refusal
+                    return
+                due_s = time.monotonic() + period_s
 
 
 def _progress(

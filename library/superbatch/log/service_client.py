@@ -15,6 +15,8 @@ from superbatch.formats.errors import CorruptFile, HistoryChanged, InvalidInput,
 from superbatch.log.back_off import NUM_ATTEMPTS, BackOff
 
 MAX_DOCUMENT_BYTES = 256 << 20
+SLOWEST_BYTES_S = 8 << 10
+"""Bytes per second below which an answer is given up: a list of 100 kB in 12 s beyond the time-out."""
 _REPEATED = frozenset({408, 429, 500, 502, 503, 504})
 _OTHER_LOG_CODES = frozenset({HistoryChanged.code, "other_history", "wrong_job"})
 
@@ -56,7 +58,8 @@ class ServiceClient:
         client: an httpx client with proxies or certificates of its own; it is not closed here. None for a plain one,
             which ignores the environment.
         num_attempts: tries per request before ServiceUnreachable.
-        timeout_s: longest silence of the service, on top of what a long poll asks for.
+        timeout_s: longest silence of the service, on top of what a long poll asks for. An answer that comes more
+            slowly than SLOWEST_BYTES_S after that time counts as silence.
         rng: source of the jitter in the pauses.
         sleep: called with a pause in seconds.
     """
@@ -83,10 +86,12 @@ class ServiceClient:
         self._owns_client = client is None
         self._num_attempts = num_attempts
         self._timeout_s = timeout_s
+        self._is_closed = False
         self._back_off = BackOff(rng=rng, sleep=sleep)
 
     def close(self) -> None:
-        """Close the connections that this client opened."""
+        """Close the connections that this client opened; what another thread asks for then ends with InvalidInput."""
+        self._is_closed = True
         if self._owns_client:
             self._client.close()
 
@@ -115,8 +120,18 @@ class ServiceClient:
             "GET", url, headers=headers or {}, body=None, accepted=accepted, wait_s=wait_s, limit=max_bytes
         )
 
-    def send_json(self, method: str, link: str, body: JsonValue, *, headers: Mapping[str, str] | None = None) -> Answer:
+    def send_json(
+        self,
+        method: str,
+        link: str,
+        body: JsonValue,
+        *,
+        headers: Mapping[str, str] | None = None,
+        num_attempts: int | None = None,
+    ) -> Answer:
         """PUT or POST a JSON body that may be repeated without harm; any 2xx is accepted.
+
+        `num_attempts` is for this request; None for the client's own.
 
         Raises:
             ServiceError, HistoryChanged, ServiceUnreachable, CorruptFile: as `get`.
@@ -125,7 +140,14 @@ class ServiceClient:
         url = self._joined("", link)
         content = canonical_json(body)
         return self._send(
-            method, url, headers=typed, body=content, accepted=range(200, 300), wait_s=0.0, limit=MAX_DOCUMENT_BYTES
+            method,
+            url,
+            headers=typed,
+            body=content,
+            accepted=range(200, 300),
+            wait_s=0.0,
+            limit=MAX_DOCUMENT_BYTES,
+            num_attempts=num_attempts,
         )
 
     def send_bytes(self, method: str, link: str, content: bytes, *, params: Mapping[str, str | int]) -> Answer:
@@ -154,12 +176,15 @@ class ServiceClient:
         accepted: Collection[int],
         wait_s: float,
         limit: int,
+        num_attempts: int | None = None,
     ) -> Answer:
         if url.scheme not in ("http", "https") or not url.host:
             raise InvalidInput(f"a link must lead to http or https; got {url}. Check the service's links.")
         request_headers = {**headers, **(self._authorization if self._is_own(url) else {})}
         last = "no try was made"
-        for failures in range(1, self._num_attempts + 1):
+        num_attempts = self._num_attempts if num_attempts is None else num_attempts
+        for failures in range(1, num_attempts + 1):
+            self._require_open()
             try:
                 answer = self._send_once(
                     method, url, headers=request_headers, body=body, timeout_s=self._timeout_s + wait_s, limit=limit
@@ -172,13 +197,14 @@ class ServiceClient:
                 if answer.status not in _REPEATED:
                     raise answer.error()
                 last = str(answer.error())
-            if failures < self._num_attempts:
+            if failures < num_attempts and not self._is_closed:
                 logging.getLogger(__name__).warning(
-                    "try %d of %d failed, trying again: %s (%s %s)", failures, self._num_attempts, last, method, url
+                    "try %d of %d failed, trying again: %s (%s %s)", failures, num_attempts, last, method, url
                 )
                 self.pause(failures)
+        self._require_open()
         raise ServiceUnreachable(
-            f"the service must answer within {self._num_attempts} tries; the last one: {last} ({method} {url}). "
+            f"the service must answer within {num_attempts} tries; the last one: {last} ({method} {url}). "
             "Check that it runs and that the address is right, then resume from the saved state."
         )
 
@@ -193,12 +219,19 @@ class ServiceClient:
         limit: int,
     ) -> Answer:
         content = bytearray()
+        began_s = time.monotonic()
         with self._client.stream(method, url, headers=dict(headers), content=body, timeout=timeout_s) as response:
             for part in response.iter_bytes():
                 content += part
+                if time.monotonic() - began_s > timeout_s + len(content) / SLOWEST_BYTES_S:
+                    raise httpx.ReadTimeout(f"{len(content)} bytes came in {time.monotonic() - began_s:.0f} s")
                 if len(content) > limit:
                     raise CorruptFile(f"the answer may have {limit} bytes; got more ({method} {url}).")
             return Answer(response.status_code, bytes(content), response.headers.get("ETag"))
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise InvalidInput(f"a log that was closed asks the service nothing more ({self.url}). Open it again.")
 
     def _joined(self, base: str, link: str) -> httpx.URL:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -84,7 +85,7 @@ def _reports(name: str, trace: Trace) -> MakeReports:
         from superbatch.log import BatchLog
 
         return StepReports(
-            lambda state: BatchLog(url, job, token=trace.token, state=state),
+            partial(BatchLog, url, job, token=trace.token),
             name,
             plan=plan,
             epochs=range(epoch, args.epochs),

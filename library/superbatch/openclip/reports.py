@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from superbatch.formats.errors import InvalidInput
@@ -13,7 +12,9 @@ from superbatch.openclip.plan import ReadingPlan
 if TYPE_CHECKING:
     from superbatch.log import BatchLog, LogState
 
-OpenLog = Callable[["LogState | None"], "BatchLog"]
+OpenLog = Callable[..., "BatchLog"]
+"""Opens the job's log; takes what BatchLog does from `state` on, by name."""
+
 PREFETCH_FACTOR = 2
 """torch's: batches that a worker of open_clip's loader prepares ahead of the one it hands out."""
 
@@ -40,7 +41,7 @@ class StepReports:
     What was trained counts as saved once open_clip has saved the epoch it lies in.
 
     Args:
-        open_log: opens the job's log at a state, or at its start for None.
+        open_log: opens the job's log.
         name: of the trainer, the same after a restart.
         plan: what the trainer reads.
         epochs: those of this run; it resumes per epoch only.
@@ -69,7 +70,7 @@ class StepReports:
         self._plan, self._saving = plan, saving
         first_seq, _ = plan.batch_of(epochs.start, 0)
         self._durable_seq = first_seq
-        self._log = open_log(_state_at(open_log, first_seq))
+        self._log = open_log(state=_state_at(open_log, first_seq))
         self._log.read_ahead = -(-num_workers * (PREFETCH_FACTOR + 1) // plan.accumulation)
         self._next_seq = first_seq
         self._log.register(
@@ -104,8 +105,11 @@ class StepReports:
 
 
 def _state_at(open_log: OpenLog, seq: int) -> LogState:
-    """Return the state before batch `seq`, by reading the lists of all batches before it."""
-    with open_log(None) as log:
-        for _ in islice(log, seq):
-            pass
-        return log.state()
+    """Return the state before batch `seq`, by reading the lists of all batches before it.
+
+    Those are trained: that some were withdrawn since is no reason to stop.
+    """
+    with open_log(on_revoked="skip", world_size=1) as log:
+        while log.state()["next_seq"] < seq:
+            next(log)
+        return log.state_at(seq)

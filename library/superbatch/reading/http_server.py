@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -15,6 +16,9 @@ from superbatch.formats.keys import checked_key
 from superbatch.reading.per_process import PerProcess
 from superbatch.reading.ranges import ByteRange
 from superbatch.reading.sources import Answer
+
+SLOWEST_BYTES_S = 8 << 10
+"""Bytes per second below which an answer is given up once `timeout_s` has passed."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
@@ -36,7 +40,7 @@ class HttpServer:
     Args:
         url: http or https address of the root; the key of a file is appended to its path, a query is kept.
         headers: sent with every request, for example `Authorization`.
-        timeout_s: longest silence within a request.
+        timeout_s: longest silence within a request, and what a slow answer gets beyond SLOWEST_BYTES_S.
     Raises:
         InvalidInput: another kind of address.
     """
@@ -48,6 +52,7 @@ class HttpServer:
         if self._url.scheme not in ("http", "https") or not self._url.netloc:
             raise InvalidInput(f"a server has an http or https address; got {url!r}.")
         sent = {**(headers or {}), "Accept-Encoding": "identity"}  # a compressed answer has other bytes
+        self._timeout_s = timeout_s
         self._client = PerProcess(partial(httpx.Client, headers=sent, timeout=timeout_s, follow_redirects=True))
 
     def read_ranges(self, key: str, ranges: Sequence[ByteRange]) -> Answer:
@@ -92,7 +97,7 @@ class HttpServer:
         url = urlunsplit(self._url._replace(path=path))
         try:
             with self._client.get().stream("GET", url, headers={"Range": range_header}) as response:
-                return _found(response, num_bytes=num_bytes, shown=self._shown(key))
+                return _found(response, num_bytes=num_bytes, timeout_s=self._timeout_s, shown=self._shown(key))
         except httpx.HTTPError as error:
             raise OSError(f"{self._shown(key)}: {type(error).__name__} {error}") from error
 
@@ -101,7 +106,7 @@ class HttpServer:
         return f"{self._url.scheme}://{self._url.hostname}{self._url.path.rstrip('/')}/{key}"
 
 
-def _found(response: httpx.Response, *, num_bytes: int, shown: str) -> _Found:
+def _found(response: httpx.Response, *, num_bytes: int, timeout_s: float, shown: str) -> _Found:
     """Return the part that an answer holds, of at most `num_bytes`; raise OSError for anything else."""
     version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
     if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -111,22 +116,26 @@ def _found(response: httpx.Response, *, num_bytes: int, shown: str) -> _Found:
         if not match:
             raise OSError(f"{shown} was sent as a part without a valid Content-Range")
         size_bytes = None if match[3] == "*" else int(match[3])
-        return _Found(int(match[1]), _body(response, num_bytes=num_bytes, shown=shown), size_bytes, version)
+        return _Found(
+            int(match[1]), _body(response, num_bytes=num_bytes, timeout_s=timeout_s, shown=shown), size_bytes, version
+        )
     if response.status_code == 200:
         size_bytes = int(response.headers.get("Content-Length", "0"))
         if not 0 < size_bytes <= num_bytes:
             raise OSError(f"{shown} was sent whole: the server ignores Range (status 200 instead of 206)")
-        return _Found(0, _body(response, num_bytes=num_bytes, shown=shown), size_bytes, version)
+        return _Found(0, _body(response, num_bytes=num_bytes, timeout_s=timeout_s, shown=shown), size_bytes, version)
     if response.status_code == 416 and response.headers.get("Content-Range") == "bytes */0":
         return _Found(0, b"", 0, version)
     raise OSError(f"{shown} answered {response.status_code} {response.reason_phrase}")
 
 
-def _body(response: httpx.Response, *, num_bytes: int, shown: str) -> bytes:
-    parts, left = [], num_bytes
+def _body(response: httpx.Response, *, num_bytes: int, timeout_s: float, shown: str) -> bytes:
+    parts, left, began_s = [], num_bytes, time.monotonic()
     for part in response.iter_raw():
         parts.append(part)
         left -= len(part)
+        if time.monotonic() - began_s > timeout_s + (num_bytes - left) / SLOWEST_BYTES_S:
+            raise OSError(f"{shown} came too slowly: {num_bytes - left} bytes in {time.monotonic() - began_s:.0f} s")
         if left < 0:
             raise OSError(f"{shown} was sent with more than the {num_bytes} bytes asked for")
     return b"".join(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,9 +52,12 @@ class LocalFiles:
     @contextmanager
     def _opened(self, key: str) -> Iterator[tuple[int, int, str]]:
         path = self._folder / checked_key(key, where=f"folder {self._folder}")
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        # Opening a pipe would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
         try:
             status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(f"{path} is not a regular file")
             yield descriptor, status.st_size, f"{status.st_size}:{status.st_mtime_ns}"
         finally:
             os.close(descriptor)

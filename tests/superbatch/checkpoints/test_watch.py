@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from superbatch.checkpoints.ledger import FileStamp, Ledger
-from superbatch.checkpoints.watch import CheckpointWatch, Rules
+from superbatch.checkpoints.watch import RETRY_S, CheckpointWatch, Rules
 from superbatch.formats.errors import InvalidInput, ServiceError, ServiceUnreachable
 
 SETTLE_S = 10.0
@@ -188,3 +188,42 @@ def test_a_ledger_survives_a_torn_line_and_loses_that_line_only(tmp_path: Path) 
     ledger.add(stamps[2], "pushed")
     again = Ledger(path)
     assert [again.is_done(stamp) for stamp in stamps] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        OSError(28, "No space left on device"),
+        ServiceError(413, "upload_quota", "uploads may take 64 GiB"),
+        ServiceError(409, "second_learner", "other goes on"),
+        ServiceError(507, "insufficient_storage", "the disk is full"),
+    ],
+)
+def test_a_fault_that_may_pass_is_tried_again_after_a_while(tmp_path: Path, fault: Exception) -> None:
+    trainer = Trainer(tmp_path)
+    trainer.write("epoch_1.pt")
+    trainer.write("epoch_2.pt")
+    trainer.faults["epoch_1.pt"] = fault
+    assert trainer.settle() == 1
+    assert trainer.pushed == [("epoch_2.pt", 200)], "the others need not wait"
+    del trainer.faults["epoch_1.pt"]
+    assert trainer.look() == 1, "not at once: a conversion takes its time"
+    assert trainer.look(after_s=RETRY_S) == 0
+    assert trainer.pushed == [("epoch_2.pt", 200), ("epoch_1.pt", 100)]
+    assert trainer.watch.num_refused == 0
+
+
+def test_a_sidecar_that_is_written_or_mended_later_counts(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path)
+    trainer.write("final.pt")
+    trainer.settle()
+    assert "REFUSED" in trainer.lines[-1]
+    trainer.write("final.pt.json", b'{"trained', mtime_s=1_001.0)
+    trainer.settle()
+    assert "REFUSED" in trainer.lines[-1]
+    trainer.write("final.pt.json", b'{"trained_seq": 30}', mtime_s=1_002.0)
+    trainer.settle()
+    assert trainer.pushed == [("final.pt", 30)]
+    trainer.restart()
+    trainer.settle()
+    assert len(trainer.pushed) == 1

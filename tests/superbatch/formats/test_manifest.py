@@ -139,7 +139,7 @@ def test_staleness_counts_from_the_scoring_checkpoint() -> None:
 
 
 def test_a_segment_has_one_ratio_per_batch() -> None:
-    with pytest.raises(InvalidInput, match="got 1, 2 for 2"):
+    with pytest.raises(InvalidInput, match=r"got 1, 2 \(smallest B \d+\) for 2"):
         Segment(**{**{name: getattr(a_segment(), name) for name in Segment.__slots__}, "f": (0.8,)})
 
 
@@ -206,3 +206,14 @@ def test_the_end_of_a_log_comes_back() -> None:
         LogEnd.parse(end.render().replace(b"cancelled", b"bored"))
     with pytest.raises(UnsupportedVersion):
         LogEnd.parse(end.render().replace(b'"1.0"', b'"3.0"'))
+
+
+def test_a_segment_looks_at_candidates() -> None:
+    with pytest.raises(InvalidInput, match=r"one B >= 1 .* \(smallest B 0\)"):
+        Segment(**{**{name: getattr(a_segment(), name) for name in Segment.__slots__}, "B": (640, 0)})
+
+
+@pytest.mark.parametrize("counts", [{"next_seq": 3, "final_seq": 3}, {"final_seq": 5}, {"end": None, "next_seq": 2}])
+def test_a_manifest_whose_counts_contradict_each_other_is_refused(counts: dict[str, int | None]) -> None:
+    with pytest.raises(CorruptFile, match="next_seq must be the end of the segments"):
+        Manifest.from_json({**a_manifest().to_json(), **counts})

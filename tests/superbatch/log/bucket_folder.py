@@ -14,13 +14,13 @@ from superbatch.formats.bucket import (
 )
 from superbatch.formats.canonical import canonical_json
 from superbatch.formats.digests import log_digest_start
-from tests.superbatch.formats.sample_batches import FINGERPRINT, a_manifest, a_shard_table
+from tests.superbatch.formats.sample_batches import FINGERPRINT, a_shard_table
 from tests.superbatch.log.fake_service import JOB, FakeService
 
 
 def write_log(service: FakeService, folder: Path) -> Path:
     """Write everything that the service has published; what is there already stays as it is."""
-    head = LogHead(JOB, service.history_id, FINGERPRINT.hex(), None, a_manifest().policy)
+    head = LogHead(JOB, service.history_id, FINGERPRINT.hex(), None, service.policy)
     create(folder / SHARD_TABLE_NAME, canonical_json(a_shard_table(100, 100).to_json()))
     create(folder / LOG_HEAD_NAME, head.render())
     start = log_digest_start(JOB, service.history_id).hex()

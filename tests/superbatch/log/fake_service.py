@@ -13,7 +13,7 @@ import pyarrow as pa
 from superbatch.formats.batch_list import BatchListReader, list_name, write_batch_list
 from superbatch.formats.canonical import canonical_json
 from superbatch.formats.digests import log_digest_start, next_log_digest
-from superbatch.formats.manifest import Manifest, Revoked, ScoredWith, Segment
+from superbatch.formats.manifest import Manifest, Policy, Revoked, ScoredWith, Segment
 from tests.superbatch.formats.sample_batches import FINGERPRINT, a_batch, a_manifest, a_shard_table
 
 JOB = "job_1"
@@ -29,6 +29,7 @@ class FakeService:
     oldest_seq: int = 0
     end: str | None = None
     page: int = 3
+    b: int = 4
     segments: list[Segment] = field(default_factory=list)
     revoked: tuple[Revoked, ...] = ()
     lists: dict[str, bytes] = field(default_factory=dict)
@@ -40,6 +41,10 @@ class FakeService:
     @property
     def next_seq(self) -> int:
         return self.segments[-1].stop_seq if self.segments else 0
+
+    @property
+    def policy(self) -> Policy:
+        return replace(a_manifest().policy, b=self.b)
 
     def publish(self, *batches: pa.Table, generation: int = 0) -> None:
         """Publish one list of these batches."""
@@ -65,12 +70,12 @@ class FakeService:
             )
         )
 
-    def publish_all(self, num_batches: int, *, per_list: int = 1, b: int = 4) -> None:
+    def publish_all(self, num_batches: int, *, per_list: int = 1) -> None:
         """Publish further batches in lists of `per_list`, and end the job."""
         stop = self.next_seq + num_batches
         while self.next_seq < stop:
             seqs = range(self.next_seq, min(stop, self.next_seq + per_list))
-            self.publish(*(a_batch(seq, b) for seq in seqs), generation=self.next_seq // 4)
+            self.publish(*(a_batch(seq, self.b) for seq in seqs), generation=self.next_seq // 4)
         self.end = "complete"
 
     def log_digest(self) -> bytes:
@@ -84,6 +89,7 @@ class FakeService:
             a_manifest(),
             job=JOB,
             history_id=self.history_id,
+            policy=self.policy,
             oldest_seq=self.oldest_seq,
             next_seq=self.next_seq,
             end=self.end,

@@ -16,7 +16,8 @@ from tests.superbatch.log.fake_service import FakeService
 def test_the_slices_of_a_batch_are_the_batch(
     service: FakeService, open_log: OpenLog, world_size: int, accumulation: int
 ) -> None:
-    service.publish_all(2, b=24)
+    service.b = 24
+    service.publish_all(2)
     for batch in open_log():
         shares = [batch.slice(rank, world_size=world_size) for rank in range(world_size)]
         assert pa.Table.from_batches(shares).equals(pa.Table.from_batches([batch.rows]))
@@ -31,7 +32,7 @@ def test_the_slices_of_a_batch_are_the_batch(
 
 
 def test_a_world_size_that_does_not_divide_is_refused_with_the_numbers(service: FakeService, open_log: OpenLog) -> None:
-    service.publish_all(1, b=4)
+    service.publish_all(1)
     batch = next(open_log())
     with pytest.raises(InvalidInput, match=r"b = 4, 3 \* 1 = 3, remainder 1"):
         batch.slice(0, world_size=3)
@@ -42,6 +43,7 @@ def test_a_world_size_that_does_not_divide_is_refused_with_the_numbers(service: 
 def test_a_world_size_that_does_not_divide_is_refused_when_the_log_is_opened(
     service: FakeService, open_log: OpenLog
 ) -> None:
+    service.b = 128
     with pytest.raises(InvalidInput, match=r"b = 128, 3 \* 1 = 3, remainder 2. Change the world size"):
         open_log(world_size=3)
     with pytest.raises(InvalidInput, match=r"b = 128, 4 \* 64 = 256"):

@@ -439,3 +439,10 @@ def test_states_between_what_is_asked_for_and_what_is_saved_can_be_had(service: 
     with pytest.raises(InvalidInput, match="got 9"):
         log.state_at(9)
     assert [batch.seq for batch in open_log(state=log.state_at(5))] == [5, 6, 7]
+
+
+def test_a_batch_of_another_size_than_the_manifest_says_is_refused(service: FakeService, open_log: OpenLog) -> None:
+    service.publish_all(2)
+    service.b = 8
+    with pytest.raises(CorruptFile, match="must have the 8 rows that the manifest says; got 4 in batch 0"):
+        next(open_log())

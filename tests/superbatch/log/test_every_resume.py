@@ -14,7 +14,6 @@ import itertools
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from hashlib import sha256
 
 import pyarrow as pa
@@ -45,8 +44,7 @@ class MemorySource:
         self.service = service
 
     def manifest(self, next_seq: int, *, history_id: str | None, wait_s: float) -> Manifest:
-        manifest = self.service.manifest(next_seq)
-        return replace(manifest, policy=replace(manifest.policy, b=BATCH_SIZE))
+        return self.service.manifest(next_seq)
 
     def content(self, link: str, *, max_bytes: int) -> bytes:
         return self.service.lists[link.rpartition("/")[2]]
@@ -61,7 +59,8 @@ class MemorySource:
 @pytest.fixture(scope="module")
 def source() -> MemorySource:
     service = FakeService(page=2)
-    service.publish_all(NUM_STEPS, per_list=5, b=BATCH_SIZE)
+    service.b = BATCH_SIZE
+    service.publish_all(NUM_STEPS, per_list=5)
     return MemorySource(service)
 
 

@@ -25,7 +25,7 @@ from superbatch.formats.errors import (
 from superbatch.formats.manifest import Revoked
 from superbatch.log import BatchLog
 from superbatch.log.prefix_source import PrefixSource
-from tests.superbatch.formats.sample_batches import a_manifest, a_shard_table
+from tests.superbatch.formats.sample_batches import a_shard_table
 from tests.superbatch.log.bucket_folder import write_log
 from tests.superbatch.log.conftest import OpenLog, Pauses
 from tests.superbatch.log.fake_service import JOB, FakeService
@@ -45,7 +45,7 @@ def test_files_and_service_give_the_same_batches_manifest_and_shard_table(
     with BatchLog.from_prefix(folder) as log, open_log() as from_service:
         assert log.job == JOB
         assert log.shard_table() == a_shard_table(100, 100)
-        assert log.manifest().policy == a_manifest().policy
+        assert log.manifest().policy == service.policy
         batches = list(log)
         assert [(batch.seq, batch.generation, batch.staleness, batch.rule) for batch in batches] == [
             (batch.seq, batch.generation, batch.staleness, batch.rule) for batch in from_service
@@ -89,7 +89,8 @@ def test_a_log_in_files_resumes_at_every_seq(service: FakeService, folder: Path,
 
 
 def test_a_state_far_inside_a_long_segment_is_found(service: FakeService, folder: Path) -> None:
-    service.publish_all(100, per_list=100, b=2)
+    service.b = 2
+    service.publish_all(100, per_list=100)
     write_log(service, folder)
     with BatchLog.from_prefix(folder) as log:
         whole = rest_of(log)
@@ -280,7 +281,7 @@ def test_a_log_in_files_reports_nothing_and_skips_what_it_is_told(service: FakeS
             with pytest.raises(InvalidInput, match="can neither report nor push"):
                 refused()
         assert [batch.seq for batch in log] == [0, 3]
-    with pytest.raises(InvalidInput, match="b = 128, 3"):
+    with pytest.raises(InvalidInput, match="b = 4, 3"):
         BatchLog.from_prefix(folder, world_size=3)
 
 
