@@ -267,12 +267,13 @@ class PoolReport(Body):
 
 
 class Release(Body):
-    """`POST release`: nothing to do for longer than idle_release_s; QUEUED until what it waits for moves."""
+    """`POST release`: nothing to do for longer than idle_release_s, or no room; QUEUED until that has changed."""
 
-    waits_for: Literal["trainer", "checkpoint"]
+    waits_for: Literal["trainer", "checkpoint", "room"]
     seen_trained_seq: int
     seen_checkpoint: str | None
     seen_live: bool = Field(default=True, description="RefreshState.consumer_live when the driver looked last.")
+    reason: str | None = Field(default=None, max_length=4000, description="What the driver says to people.")
 
 
 class Finish(Body):

@@ -6,7 +6,9 @@ SuperbatchError (superbatch.formats.errors)
     ├── Forbidden 403
     │   └── HostRefused
     ├── NotFound 404
+    │   └── LogMissing
     ├── MethodNotAllowed 405
+    ├── RequestTimeout 408
     ├── Conflict 409
     │   ├── LeaseLost
     │   ├── OtherHistory
@@ -26,6 +28,7 @@ SuperbatchError (superbatch.formats.errors)
     ├── RangeRefused 416
     ├── InvalidRequest 422
     │   ├── Validation
+    │   ├── PageTokenRefused
     │   ├── IdempotencyMismatch
     │   ├── UnknownRoot
     │   ├── UnsafeKey
@@ -51,7 +54,8 @@ SuperbatchError (superbatch.formats.errors)
     │   └── SeqBeyondLog
     ├── TooManyRequests 429
     ├── Internal 500
-    └── Unavailable 503
+    ├── Unavailable 503
+    └── InsufficientStorage 507
 
 A message is *rule; got value; where; what to do*. `code` is stable: programs match on it, never on the message.
 Roots and stores raise UnsafeKey, UnknownRoot and ObjectMissing too, so that one name means one thing in every layer.
@@ -71,6 +75,8 @@ class ApiError(SuperbatchError):
     code: ClassVar[str] = "api_error"
     status: ClassVar[int] = 500
     title: ClassVar[str] = "The request failed"
+    retry_after_s: ClassVar[int | None] = None
+    """Seconds after which the same request may succeed; the header Retry-After."""
 
     def extensions(self) -> dict[str, int | str | None]:
         """Return members of the problem body beyond code, title, status and detail."""
@@ -101,10 +107,22 @@ class NotFound(ApiError):
     code, status, title = "not_found", 404, "Not found"
 
 
+class LogMissing(NotFound):
+    """The log of an attempt is not where this process can read it."""
+
+    code, title = "log_missing", "No such log"
+
+
 class MethodNotAllowed(ApiError):
     """The route exists, but not for this method."""
 
     code, status, title = "method_not_allowed", 405, "Method not allowed"
+
+
+class RequestTimeout(ApiError):
+    """The body of a request did not come in time."""
+
+    code, status, title = "request_timeout", 408, "The request came too slowly"
 
 
 class Conflict(ApiError):
@@ -230,6 +248,12 @@ class Validation(InvalidRequest):
     """A body, a query or a header does not have the form that the OpenAPI document states."""
 
     code, title = "validation", "The request does not have the documented form"
+
+
+class PageTokenRefused(InvalidRequest):
+    """A page_token of another list, another job or another filter, or one that this service did not make."""
+
+    code, title = "page_token_refused", "No page token of this list"
 
 
 class IdempotencyMismatch(InvalidRequest):
@@ -374,6 +398,7 @@ class TooManyRequests(ApiError):
     """A limit on requests was reached."""
 
     code, status, title = "too_many_requests", 429, "Too many requests"
+    retry_after_s = 1
 
 
 class Internal(ApiError):
@@ -386,6 +411,14 @@ class Unavailable(ApiError):
     """The catalog or the store does not answer at the moment."""
 
     code, status, title = "unavailable", 503, "Unavailable at the moment"
+    retry_after_s = 1
+
+
+class InsufficientStorage(ApiError):
+    """A disk is full. What was acknowledged is kept; the same request succeeds once there is room."""
+
+    code, status, title = "insufficient_storage", 507, "No room on a disk"
+    retry_after_s = 10
 
 
 def _family(base: type[ApiError]) -> Iterator[type[ApiError]]:

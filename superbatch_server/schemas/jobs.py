@@ -37,6 +37,7 @@ class Phase(StrEnum):
     COMPOSING = "composing"
     WAITING_FOR_TRAINER = "waiting_for_trainer"
     WAITING_FOR_CHECKPOINT = "waiting_for_checkpoint"
+    WAITING_FOR_ROOM = "waiting_for_room"
 
 
 class LearnerSpec(Body):

@@ -32,3 +32,9 @@ class Upload(Body):
     max_part_bytes: int = Field(description="Longest part that a PUT may carry.")
     is_complete: bool
     file: FileRef | None = Field(description="Null until the upload is complete.")
+
+
+class UploadList(Body):
+    """`GET /v1/jobs/{job}/uploads`: complete ones first."""
+
+    uploads: list[Upload]

@@ -6,20 +6,31 @@ from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from sqlalchemy import Engine
 
-from superbatch_server.service import auth, dashboard, internal_api
+from superbatch_server.service import api_page, auth, dashboard, internal_api
+from superbatch_server.service.api_description import complete_description
 from superbatch_server.service.auth import HostGuard, is_user, require_user
 from superbatch_server.service.body_limit import BodyLimit
 from superbatch_server.service.context import Deployment
+from superbatch_server.service.gate import Gate
 from superbatch_server.service.internal_api import is_attempt
-from superbatch_server.service.problems import MEDIA_TYPE, Problem, install_problem_handlers
+from superbatch_server.service.metrics import DeploymentCollector, RequestMetrics
+from superbatch_server.service.observation import REQUEST_ID, Observation
+from superbatch_server.service.problems import Problem, install_problem_handlers
 from superbatch_server.service.routes import (
+    batches,
     datasets,
     exclusions,
+    gc,
     health,
+    history,
     jobs,
     manifest,
+    metrics,
     models,
     roots,
+    storage,
+    supervisors,
+    tokens,
     trainers,
     uploads,
 )
@@ -28,7 +39,22 @@ from superbatch_server.storage.roots import open_roots
 from superbatch_server.storage.store import ArtifactStore
 
 API_VERSION = "1.0"
-_PROBLEM = {"model": Problem, "description": f"Any error ({MEDIA_TYPE})"}
+_RESOURCES = (
+    roots,
+    datasets,
+    models,
+    jobs,
+    history,
+    manifest,
+    batches,
+    trainers,
+    exclusions,
+    uploads,
+    storage,
+    supervisors,
+    gc,
+    tokens,
+)
 
 
 def create_app(*, engine: Engine, settings: Settings, store: ArtifactStore, token: str) -> FastAPI:
@@ -38,7 +64,7 @@ def create_app(*, engine: Engine, settings: Settings, store: ArtifactStore, toke
         version=API_VERSION,
         description="Joint example selection for contrastive pre-training: data sets, models, jobs, batch lists.",
         openapi_url="/openapi.json",
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
     )
     app.state.deployment = Deployment(
@@ -47,21 +73,31 @@ def create_app(*, engine: Engine, settings: Settings, store: ArtifactStore, toke
     app.state.engine, app.state.settings = engine, settings
     install_problem_handlers(app)
     _add_routes(app)
+    complete_description(app)
+    request_metrics = RequestMetrics()
+    request_metrics.registry.register(DeploymentCollector(lambda: app.state.deployment))
+    app.state.registry = request_metrics.registry
     app.add_middleware(BodyLimit, is_known=lambda request: is_user(request) or is_attempt(request))
+    app.add_middleware(Gate)
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID],
         )
     app.add_middleware(HostGuard, settings=settings)
+    app.add_middleware(Observation, metrics=request_metrics)
     return app
 
 
 def _add_routes(app: FastAPI) -> None:
     app.include_router(health.router)
-    for resource in (roots, datasets, models, jobs, manifest, trainers, exclusions, uploads):
-        app.include_router(
-            resource.router, dependencies=[Depends(require_user)], responses={"default": _PROBLEM, 422: _PROBLEM}
-        )
+    app.include_router(metrics.router)
+    app.include_router(api_page.router)
+    for resource in _RESOURCES:
+        app.include_router(resource.router, dependencies=[Depends(require_user)], responses={422: {"model": Problem}})
     app.include_router(internal_api.router)
     app.include_router(auth.router)
     app.include_router(dashboard.build_router())

@@ -1,4 +1,4 @@
-"""Who may ask: the bearer token of this deployment, or a browser that exchanged a one-time code for a cookie.
+"""Who may ask: who holds a bearer token, or a browser that exchanged a one-time code for a cookie.
 
 Three guards against other people's web pages on the user's machine: the Host header must name this service (DNS
 rebinding), the cookie is HttpOnly and SameSite=Strict, and a change by cookie must come from our own origin (another
@@ -7,8 +7,6 @@ port of 127.0.0.1 is the same *site*).
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
 import socket
 import time
@@ -21,59 +19,71 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from superbatch_server.schemas.errors import Forbidden, HostRefused, Unauthorized
 from superbatch_server.service.context import Deployed, deployment_of
+from superbatch_server.service.credentials import SESSION, SESSION_S, Credential, is_session, new_session
 from superbatch_server.service.login_codes import new_login_code, redeem_login_code
 from superbatch_server.service.problems import problem_response
+from superbatch_server.service.scopes import SAFE_METHODS, require_scope
 from superbatch_server.service.settings import Settings
 
 COOKIE = "superbatch_session"
-SESSION_S = 7 * 24 * 3600
-_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_REMEMBERED = "superbatch.credential"
 _TOKEN_HINT = (
     "Send 'Authorization: Bearer <token>'; the token is in the file 'token' of the service's data folder "
-    "(SUPERBATCH_DATA_DIR)."
+    "(SUPERBATCH_DATA_DIR), or made by `superbatch tokens create`."
 )
 
-__all__ = ["COOKIE", "HostGuard", "is_session", "is_user", "new_login_code", "new_session", "require_user", "router"]
+__all__ = [
+    "COOKIE",
+    "HostGuard",
+    "bearer_of",
+    "credential_of",
+    "is_session",
+    "is_user",
+    "new_login_code",
+    "new_session",
+    "require_user",
+    "router",
+]
 
 router = APIRouter(include_in_schema=False)
 
 
-def new_session(token: str, *, now_s: float) -> str:
-    """Return the value of a cookie: when it expires, and a proof that this deployment made it."""
-    expires = str(int(now_s) + SESSION_S)
-    return f"{expires}.{_proof(token, expires)}"
+def credential_of(request: Request) -> Credential:
+    """Return whose request it is; found once per request.
 
-
-def is_session(token: str, cookie: str, *, now_s: float) -> bool:
-    """Claim that this deployment made the cookie and that it has not expired."""
-    expires, _, proof = cookie.partition(".")
-    return _is_same(proof, _proof(token, expires)) and expires.isdecimal() and now_s < int(expires)
+    Raises:
+        Unauthorized: it carries no credential, or none that is valid.
+        Forbidden: it would change something by cookie, and comes from another origin.
+    """
+    known: Credential | None = request.scope.get(_REMEMBERED)
+    if known is None:
+        known = request.scope[_REMEMBERED] = _find_credential(request)
+    return known
 
 
 def require_user(request: Request) -> None:
-    """Raise Unauthorized unless the request carries the token or a session."""
-    deployment = deployment_of(request)
-    header = request.headers.get("Authorization")
-    if header is not None:
-        scheme, _, credential = header.partition(" ")
-        if scheme.lower() == "bearer" and _is_same(credential.strip(), deployment.token):
-            return
-        raise Unauthorized(
-            f"the bearer token must be this deployment's; got another (header Authorization). {_TOKEN_HINT}"
-        )
-    cookie = request.cookies.get(COOKIE)
-    if cookie is None or not is_session(deployment.token, cookie, now_s=time.time()):
-        raise Unauthorized(f"a request must carry a credential; got none that is valid. {_TOKEN_HINT}")
-    _require_own_origin(request)
+    """Raise Unauthorized or Forbidden unless the request carries a credential of the scope that it needs."""
+    held = credential_of(request)
+    template = getattr(request.scope.get("route"), "path_format", request.url.path)
+    require_scope(held.scope, request.method, template)
 
 
 def is_user(request: Request) -> bool:
-    """Claim that `require_user` lets the request pass."""
+    """Claim that the request carries a valid credential, of whatever scope."""
     try:
-        require_user(request)
+        credential_of(request)
     except (Unauthorized, Forbidden):
         return False
     return True
+
+
+def bearer_of(request: Request) -> str | None:
+    """Return the secret of the Authorization header: empty where it is of another scheme, None without a header."""
+    header = request.headers.get("Authorization")
+    if header is None:
+        return None
+    scheme, _, secret = header.partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else ""
 
 
 @router.get("/login")
@@ -97,7 +107,8 @@ class HostGuard:
     def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
         self._app = app
         origins = {urlsplit(origin).hostname or "" for origin in settings.cors_origins}
-        self._names = {"localhost", settings.host.lower(), socket.gethostname().lower(), *origins}
+        allowed = {name.lower() for name in settings.allowed_hosts}
+        self._names = {"localhost", settings.host.lower(), socket.gethostname().lower(), *origins, *allowed}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
@@ -106,7 +117,7 @@ class HostGuard:
             if len(values) != 1 or not self._is_ours(values[0]):
                 error = HostRefused(
                     f"the Host header must name this service; got {values[:2]!r}. Use its address in digits or "
-                    "localhost, or set SUPERBATCH_HOST to the name."
+                    "localhost, or add the name to SUPERBATCH_ALLOWED_HOSTS."
                 )
                 await problem_response(error, scope["path"])(scope, receive, send)
                 return
@@ -128,8 +139,26 @@ def _is_address(name: str) -> bool:
     return True
 
 
+def _find_credential(request: Request) -> Credential:
+    deployment = deployment_of(request)
+    secret = bearer_of(request)
+    if secret is not None:
+        found = deployment.known_tokens.find(secret)
+        if found is None:
+            raise Unauthorized(
+                "the bearer token must be one of this deployment that has not ended; got another "
+                f"(header Authorization). {_TOKEN_HINT}"
+            )
+        return found
+    cookie = request.cookies.get(COOKIE)
+    if cookie is None or not is_session(deployment.token, cookie, now_s=time.time()):
+        raise Unauthorized(f"a request must carry a credential; got none that is valid. {_TOKEN_HINT}")
+    _require_own_origin(request)
+    return SESSION
+
+
 def _require_own_origin(request: Request) -> None:
-    if request.method in _SAFE_METHODS:
+    if request.method in SAFE_METHODS:
         return
     origin = request.headers.get("Origin")
     if origin is None or urlsplit(origin).netloc != request.headers.get("Host"):
@@ -137,11 +166,3 @@ def _require_own_origin(request: Request) -> None:
             f"a change by cookie must come from the dashboard's own pages; got origin {origin!r} (header Origin). "
             "Use the bearer token instead."
         )
-
-
-def _proof(token: str, expires: str) -> str:
-    return hmac.new(token.encode(), b"superbatch-session-v1\0" + expires.encode(), hashlib.sha256).hexdigest()
-
-
-def _is_same(left: str, right: str) -> bool:
-    return hmac.compare_digest(left.encode(), right.encode())

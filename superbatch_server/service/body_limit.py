@@ -1,4 +1,4 @@
-"""Refuses request bodies while they come in: too long for their path, or more than a little from nobody we know.
+"""Refuses request bodies while they come in: too long for their path, more than a little from nobody we know, too slow.
 
 FastAPI reads and parses a body before any dependency, so a credential that is asked for there comes too late: 60 MB of
 `[{},{},...` keep the event loop busy for seconds and take more than a gigabyte.
@@ -6,6 +6,7 @@ FastAPI reads and parses a body before any dependency, so a credential that is a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from starlette.concurrency import run_in_threadpool
@@ -25,20 +26,38 @@ MAX_BODY_BYTES_OF_PATH = {"/v1/datasets": 64 << 20}
 SMALL_BODY_BYTES = 64 << 10
 """Read from anybody: most requests are no longer, and the route itself asks for the credential."""
 
+SILENCE_S = 30.0
+"""The longest pause between two parts of a body."""
+
+SMALL_BODY_S = 30.0
+"""A small body, which comes in a packet or some, must be whole in this time."""
+
 
 class BodyLimit:
-    """Counts what comes in; the excess is answered with 413, a long body without a credential with 401."""
+    """Counts what comes in: the excess is answered with 413, a long body without a credential with 401, a pause with
+    408.
+    """
 
-    def __init__(self, app: ASGIApp, *, is_known: Callable[[Request], bool]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        is_known: Callable[[Request], bool],
+        silence_s: float = SILENCE_S,
+        small_body_s: float = SMALL_BODY_S,
+    ) -> None:
         self._app = app
         self._is_known = is_known
+        self._silence_s = silence_s
+        self._small_body_s = small_body_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with a counted body."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if not _is_small(scope) and not await run_in_threadpool(self._is_known, Request(scope)):
+        is_small = _is_small(scope)
+        if not is_small and not await run_in_threadpool(self._is_known, Request(scope)):
             error = Unauthorized(
                 f"a body above {SMALL_BODY_BYTES} bytes, or of unknown length, needs a credential first; got none that "
                 "is valid. Send 'Authorization: Bearer <token>'."
@@ -46,16 +65,29 @@ class BodyLimit:
             await problem_response(error, scope["path"])(scope, receive, send)
             return
         received, max_bytes = 0, MAX_BODY_BYTES_OF_PATH.get(scope["path"], MAX_BODY_BYTES)
+        is_whole = False
+        stop_s = asyncio.get_running_loop().time() + self._small_body_s if is_small else float("inf")
 
         async def counted() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, is_whole
+            if is_whole:  # what is waited for now is the end of the connection
+                return await receive()
+            message = await self._next_part(receive, stop_s)
+            is_whole = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > max_bytes:
                 raise HTTPException(413)
             return message
 
         await self._app(scope, counted, send)
+
+    async def _next_part(self, receive: Receive, stop_s: float) -> Message:
+        now_s = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(min(self._silence_s, stop_s - now_s)):
+                return await receive()
+        except TimeoutError:
+            raise HTTPException(408, headers={"Connection": "close"}) from None
 
 
 def _is_small(scope: Scope) -> bool:

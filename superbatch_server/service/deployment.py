@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from superbatch_server.service.settings import secret_of
+
 TOKEN_FILE = "token"
 SERVICE_FILE = "service.json"
 LOCK_FILE = "serve.lock"
@@ -23,12 +25,12 @@ class CannotServe(Exception):
 
 
 @contextlib.contextmanager
-def data_dir_lock(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory, created private if it is missing, for one `serve` at a time."""
+def data_dir_lock(data_dir: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold the data directory, created private if it is missing: for one whole service, or `shared` by its parts."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (data_dir / LOCK_FILE).open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CannotServe(
                 f"one service may run on a data directory; {data_dir} is served already{_by_whom(data_dir)}. "
@@ -37,16 +39,25 @@ def data_dir_lock(data_dir: Path) -> Iterator[None]:
         yield
 
 
-def make_token(data_dir: Path) -> None:
-    """Make the user's token at the first start, readable by its owner only; a later start keeps it."""
-    path = data_dir / TOKEN_FILE
-    if not path.exists():
-        write_private(path, secrets.token_urlsafe(32) + "\n")
+def make_token(data_dir: Path, token_file: Path | None = None) -> None:
+    """Make the deployment's token at the first start, readable by its owner only; a later start keeps it.
+
+    A file outside the data directory is a secret that was mounted: it is never written.
+    """
+    path = token_file or data_dir / TOKEN_FILE
+    if path.exists():
+        return
+    if path.parent != data_dir:
+        raise CannotServe(
+            f"the file of the token must be there; got {path} (SUPERBATCH_TOKEN_FILE). "
+            "Mount the secret, or leave the setting out and a token is made in the data directory."
+        )
+    write_private(path, secrets.token_urlsafe(32) + "\n")
 
 
-def read_token(data_dir: Path) -> str:
-    """Return the user's token."""
-    return (data_dir / TOKEN_FILE).read_text(encoding="utf-8").strip()
+def read_token(data_dir: Path, token_file: Path | None = None) -> str:
+    """Return the deployment's token; raise ValueError when its file holds none."""
+    return secret_of(token_file or data_dir / TOKEN_FILE, setting="token_file")
 
 
 def write_private(path: Path, text: str) -> None:

@@ -48,7 +48,7 @@ from superbatch_server.schemas.attempts import (
 from superbatch_server.schemas.errors import Unauthorized
 from superbatch_server.schemas.trainers import Checkpoint, CheckpointState
 from superbatch_server.service.catalog import attempts, checkpoints, events, exclusions, lease, segments
-from superbatch_server.service.catalog.engine import read, write
+from superbatch_server.service.catalog.engine import read, transact, write
 from superbatch_server.service.catalog.lease import Attempt
 from superbatch_server.service.settings import Settings
 
@@ -159,16 +159,14 @@ def put_pool(who: Who, engine: Catalog, body: PoolReport) -> None:
 
 @router.post("/cache:lookup")
 def post_cache_lookup(who: Who, engine: Catalog, body: CacheLookup) -> CacheFound:
-    """Return the committed shards among the keys."""
-    with read(engine) as connection:
-        return attempts.find_cached(connection, who, body.cache_keys)
+    """Return the committed shards among the keys, and note that the job needs them."""
+    return transact(engine, lambda connection: attempts.find_cached(connection, who, body.cache_keys))
 
 
 @router.post("/cache")
 def post_cache(who: Who, engine: Catalog, body: CacheEntry) -> CacheEntry:
     """Commit a shard; the first commit of a key wins."""
-    with write(engine) as connection:
-        return attempts.commit_cached(connection, who, body)
+    return transact(engine, lambda connection: attempts.commit_cached(connection, who, body))
 
 
 @router.post("/schedule")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from superbatch_server.schemas import errors
+from superbatch_server.service.database_faults import DATABASE_ERRORS, fault_of
+
+log = logging.getLogger("superbatch.api")
 
 MEDIA_TYPE = "application/problem+json"
 _SHOWN_CHARS = 80
@@ -24,6 +26,7 @@ _KIND_OF_STATUS = {
     403: errors.Forbidden,
     404: errors.NotFound,
     405: errors.MethodNotAllowed,
+    408: errors.RequestTimeout,
     413: errors.BodyTooLarge,
     429: errors.TooManyRequests,
     503: errors.Unavailable,
@@ -71,6 +74,8 @@ def problem_response(
     named = dict(headers or {})
     if error.status == errors.Unauthorized.status:
         named["WWW-Authenticate"] = "Bearer"
+    if error.retry_after_s is not None:
+        named.setdefault("Retry-After", str(error.retry_after_s))
     return JSONResponse(body, status_code=error.status, media_type=MEDIA_TYPE, headers=named)
 
 
@@ -78,6 +83,13 @@ def install_problem_handlers(app: FastAPI) -> None:
     """Make the app answer every error with a problem body."""
     for kind, answer in _ANSWERS.items():
         app.add_exception_handler(kind, answer)
+
+
+def answer_to(error: Exception, *, method: str, path: str) -> JSONResponse:
+    """Return the answer to an error that no handler of the app has seen: it rose in front of the routes."""
+    if isinstance(error, DATABASE_ERRORS):
+        return _database_problem(error, method, path)
+    return _internal_problem(method, path)
 
 
 async def _answer_own(request: Request, error: Exception) -> JSONResponse:
@@ -111,31 +123,40 @@ _HTTP_SENTENCES: dict[type[errors.ApiError], str] = {
     errors.NotFound: "a path must be one of the API's",
     errors.MethodNotAllowed: "a path must be asked with one of its methods",
     errors.BodyTooLarge: "a request body must stay below the limit",
+    errors.RequestTimeout: "a request body must come in without long pauses",
 }
 
 
-async def _answer_database(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
-    problem = errors.Unavailable(
-        "the catalog must answer; it did not (database). Repeat the request after a moment; the service's log has more."
-    )
-    return problem_response(problem, request.url.path)
+async def _answer_database(request: Request, error: Exception) -> JSONResponse:
+    return _database_problem(error, request.method, request.url.path)
+
+
+def _database_problem(error: Exception, method: str, path: str) -> JSONResponse:
+    fault = fault_of(error)
+    if fault is None:
+        log.error("the catalog refused a statement of the service's own", exc_info=error)
+        return _internal_problem(method, path)
+    log.warning("the catalog did not do what it was asked: %s", error)
+    return problem_response(fault, path)
 
 
 async def _answer_unknown(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
+    return _internal_problem(request.method, request.url.path)
+
+
+def _internal_problem(method: str, path: str) -> JSONResponse:
     problem = errors.Internal(
-        f"the service must answer every request; this one failed inside ({request.method} {request.url.path[:200]}). "
-        "The service's log has the details."
+        f"the service must answer every request; this one failed inside ({method} {path[:200]}). "
+        "The service's log has the details, under the X-Request-Id of this answer."
     )
-    return problem_response(problem, request.url.path)
+    return problem_response(problem, path)
 
 
 _ANSWERS: dict[type[Exception], Any] = {
     errors.ApiError: _answer_own,
     RequestValidationError: _answer_validation,
     HTTPException: _answer_http,
-    OperationalError: _answer_database,
-    InterfaceError: _answer_database,
-    PoolTimeout: _answer_database,
+    **dict.fromkeys(DATABASE_ERRORS, _answer_database),
     Exception: _answer_unknown,
 }
 

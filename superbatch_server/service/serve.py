@@ -1,5 +1,7 @@
 """`superbatch serve`: a small parent that holds the socket and keeps its two children, API and supervisor, running.
 
+`--only` runs one of them: in containers each has its own, on one catalog.
+
 It imports neither the web framework nor the catalog, so that it starts at once and has little to die of. A child that
 dies is started again after 0.2 s, twice that at the next time, up to 5 s. When the parent is killed its children end.
 """
@@ -78,25 +80,25 @@ class Child:
 def command(arguments: list[str]) -> int:
     """Run the service until SIGTERM or Ctrl-C."""
     try:
-        settings = read_settings(os.environ, **_overrides(_parser().parse_args(arguments)))
-        with data_dir_lock(settings.data_dir):
-            make_token(settings.data_dir)
+        options = _parser().parse_args(arguments)
+        settings = read_settings(os.environ, **_overrides(options))
+        with data_dir_lock(settings.data_dir, shared=options.only is not None):
+            if options.only == "supervisor":
+                return _supervise(settings)
+            make_token(settings.data_dir, settings.token_file)
             with listen(settings.host, settings.port, data_dir=settings.data_dir) as listener:
-                return _serve(settings.model_copy(update={"port": listener.getsockname()[1]}), listener)
+                bound = settings.model_copy(update={"port": listener.getsockname()[1]})
+                return _serve(bound, listener, with_supervisor=options.only is None)
     except (CannotServe, ValueError) as error:
         print(f"superbatch serve: {error}", file=sys.stderr)
         return 2
 
 
-def _serve(settings: Settings, listener: socket.socket) -> int:
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+def _serve(settings: Settings, listener: socket.socket, *, with_supervisor: bool) -> int:
+    stop, environment = _stop_signal(), _children_environment(settings)
     descriptor = listener.fileno()
     api = Child("api_process", (str(descriptor),), pass_fds=(descriptor,))
     supervisor = Child("supervisor", ())
-    environment = {key: value for key, value in os.environ.items() if not key.upper().startswith(PREFIX)}
-    environment |= settings.environment()
     try:
         if not _wait_healthy(settings, api, environment, stop):
             return 0 if stop.is_set() else 1
@@ -104,7 +106,8 @@ def _serve(settings: Settings, listener: socket.socket) -> int:
             _greet(settings)
             while not stop.wait(_POLL_S):
                 api.keep(environment)
-                supervisor.keep(environment)
+                if with_supervisor:
+                    supervisor.keep(environment)
         return 0
     finally:
         # Drivers go first: what they still have to say is said to the API.
@@ -112,6 +115,33 @@ def _serve(settings: Settings, listener: socket.socket) -> int:
         api.stop(limit_s=_GOODBYE_S)
         for pid in orphaned_processes():
             kill(pid)
+
+
+def _supervise(settings: Settings) -> int:
+    """Keep a supervisor running; its drivers reach an API that runs elsewhere."""
+    stop, environment = _stop_signal(), _children_environment(settings)
+    supervisor = Child("supervisor", ())
+    print(f"Superbatch supervisor; its drivers reach the API at {settings.driver_url}", flush=True)
+    try:
+        while not stop.wait(_POLL_S):
+            supervisor.keep(environment)
+        return 0
+    finally:
+        supervisor.stop(limit_s=settings.stop_grace_s + _GOODBYE_S)
+        for pid in orphaned_processes():
+            kill(pid)
+
+
+def _stop_signal() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _children_environment(settings: Settings) -> dict[str, str]:
+    own = {key: value for key, value in os.environ.items() if not key.upper().startswith(PREFIX)}
+    return own | settings.environment()
 
 
 def _wait_healthy(settings: Settings, api: Child, environment: Mapping[str, str], stop: threading.Event) -> bool:
@@ -142,7 +172,7 @@ def _is_healthy(settings: Settings) -> bool:
 
 def _greet(settings: Settings) -> None:
     code = new_login_code(settings.data_dir)
-    print(f"Superbatch answers at {settings.service_url}; the token is in {settings.data_dir}/token", flush=True)
+    print(f"Superbatch answers at {settings.service_url}; the token is in {settings.token_file}", flush=True)
     print(f"Dashboard (the code works once): {settings.service_url}/login?code={code}", flush=True)
 
 
@@ -151,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="superbatch serve",
         description="Run the service: API, dashboard, supervisor. Every setting is also a variable SUPERBATCH_<NAME>.",
     )
+    parser.add_argument("--only", choices=["api", "supervisor"], help="run one part; the other runs elsewhere")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="catalog, token, logs (~/.local/share/superbatch)")
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, help="TCP port; 0 picks a free one (8600)")
@@ -166,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _overrides(options: argparse.Namespace) -> dict[str, object]:
     given: dict[str, object] = {
-        name: value for name, value in vars(options).items() if name != "root" and value is not None
+        name: value for name, value in vars(options).items() if name not in ("root", "only") and value is not None
     }
     if options.root:
         pairs = [argument.partition("=") for argument in options.root]

@@ -11,10 +11,10 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
-from urllib.parse import urlsplit
+from typing import Annotated, Literal
+from urllib.parse import quote, urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from superbatch_server.schemas.attempts import Runtime
@@ -43,6 +43,13 @@ def as_url(location: str) -> str:
     return _absolute(Path(location)).as_uri()
 
 
+def _http_url(address: str) -> str:
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"the address of a Ray cluster must be like http://ray-head:8265; got {address!r}")
+    return address.rstrip("/")
+
+
 class Settings(BaseSettings):
     """Everything a deployment may choose; each field is the variable SUPERBATCH_<FIELD>."""
 
@@ -50,6 +57,13 @@ class Settings(BaseSettings):
 
     data_dir: Annotated[Path, AfterValidator(_absolute)] = Field(
         default=Path("~/.local/share/superbatch"), description="Folder of the catalog, token, logs and scratch files."
+    )
+    token_file: Annotated[Path, AfterValidator(_absolute)] = Field(
+        default_factory=lambda fields: fields["data_dir"] / "token",
+        description="File that holds the deployment's token; default: made in data_dir.",
+    )
+    database_password_file: Annotated[Path, AfterValidator(_absolute)] | None = Field(
+        default=None, description="File that holds the password of database_url, which then names none."
     )
     database_url: SecretStr = Field(
         default_factory=lambda fields: SecretStr(f"sqlite:///{fields['data_dir']}/catalog.sqlite"),
@@ -64,6 +78,12 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(default=8600, description="TCP port; 0 picks a free one.")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="Further host names that requests may name: of a reverse proxy, of a container. JSON."
+    )
+    api_url: str | None = Field(
+        default=None, description="URL by which drivers reach the API; default: host and port, on this machine."
+    )
     cors_origins: tuple[str, ...] = Field(default=(), description="Origins that browsers may call from; none.")
 
     uploads_dir: Annotated[Path, AfterValidator(_absolute)] = Field(
@@ -78,6 +98,35 @@ class Settings(BaseSettings):
     )
     uploads_kept: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         default=8, description="SUPERSEDED checkpoints of a job whose uploaded files are kept, newest first."
+    )
+
+    gc_min_age_s: Annotated[float, Field(ge=0, le=31_536_000)] = Field(
+        default=86_400.0, description="Age in seconds that a file must have before `superbatch gc` removes it."
+    )
+
+    requests_per_s: Annotated[float, Field(gt=0, le=1_000_000)] = Field(
+        default=2000.0, description="Requests a second that one credential may send; twice as many at once."
+    )
+    max_requests: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=1024, description="Requests of one credential that may be under way at the same time."
+    )
+    max_waiting: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=2048, description="Long polls of all credentials that may wait at the same time."
+    )
+    max_streams: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=256, description="Streams of server-sent events that may be open at the same time."
+    )
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=4096, description="Connections to the API; what comes beyond is answered with 503."
+    )
+    open_metrics: bool = Field(
+        default=False, description="Whether /metrics needs no credential; by default it needs one of scope read."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Form of the lines of the API's and the supervisor's log."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least important lines that are logged."
     )
 
     lease_s: Seconds = Field(default=30.0, description="Seconds after which a silent driver's job may be taken over.")
@@ -115,6 +164,35 @@ class Settings(BaseSettings):
         default=DRIVER_COMMAND, min_length=1, description="Command that runs one attempt of a job; JSON list."
     )
 
+    runner: Literal["local", "ray_jobs"] = Field(
+        default="local", description="Where drivers run: processes of this machine, or a Ray cluster by its Jobs API."
+    )
+    ray_address: Annotated[str, AfterValidator(_http_url)] | None = Field(
+        default=None, description="URL of the Ray cluster's dashboard, for ray_jobs: http://host:8265."
+    )
+    ray_token: SecretStr | None = Field(default=None, description="Token of the Ray cluster (RAY_AUTH_MODE=token).")
+    ray_token_file: Annotated[Path, AfterValidator(_absolute)] | None = Field(
+        default=None, description="File that holds the token of the Ray cluster, instead of ray_token."
+    )
+    ray_entrypoint: tuple[str, ...] = Field(
+        default=("python", *DRIVER_COMMAND[1:]),
+        min_length=1,
+        description="Command that runs one attempt on the Ray cluster; JSON list.",
+    )
+    ray_entrypoint_num_cpus: Annotated[float, Field(ge=0, le=1024)] = Field(
+        default=0.0,
+        description="CPUs of the Ray cluster that a driver holds beside its workers; with 0 it runs on the head.",
+    )
+    ray_entrypoint_num_gpus: Annotated[float, Field(ge=0, le=1024)] = Field(
+        default=0.0, description="GPUs of the Ray cluster that a driver takes."
+    )
+    ray_scratch_dir: str = Field(
+        default="/tmp/superbatch", description="Folder for temporary files on each machine of the Ray cluster."
+    )
+    ray_patience_s: Seconds = Field(
+        default=30.0, description="Seconds without an answer of the Ray cluster after which its drivers count as lost."
+    )
+
     @field_validator("database_url")
     @classmethod
     def _is_database_url(cls, url: SecretStr) -> SecretStr:
@@ -124,6 +202,17 @@ class Settings(BaseSettings):
                 "Use sqlite:////absolute/path or postgresql+psycopg://user@host/name"
             )
         return url
+
+    @field_validator("database_url")
+    @classmethod
+    def _with_password(cls, url: SecretStr, info: ValidationInfo) -> SecretStr:
+        file = info.data.get("database_password_file")
+        if file is None:
+            return url
+        parts = urlsplit(url.get_secret_value())
+        user, _, host = parts.netloc.rpartition("@")
+        login = f"{user.partition(':')[0]}:{quote(secret_of(file, setting='database_password_file'), safe='')}"
+        return SecretStr(parts._replace(netloc=f"{login}@{host}").geturl())
 
     @field_validator("roots")
     @classmethod
@@ -144,6 +233,15 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _runner_has_its_cluster(self) -> Settings:
+        if self.runner == "ray_jobs" and self.ray_address is None:
+            raise ValueError(
+                "the runner ray_jobs needs the address of a cluster; got none (SUPERBATCH_RAY_ADDRESS). "
+                "Set it to the URL of the cluster's dashboard, for example http://ray-head:8265"
+            )
+        return self
+
     @property
     def lease_ms(self) -> int:
         """Length of a lease in the catalog's unit."""
@@ -159,6 +257,11 @@ class Settings(BaseSettings):
         """Address of the service for a process on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def driver_url(self) -> str:
+        """Address of the service for a driver, which may run on another machine."""
+        return (self.api_url or self.service_url).rstrip("/")
 
     @property
     def logs_dir(self) -> Path:
@@ -183,11 +286,30 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """Return the variables from which another process reads the same settings."""
-        plain = self.model_dump(mode="json") | {"database_url": self.database_url.get_secret_value()}
+        shown = self.model_dump(mode="json", exclude_none=True)
+        secret = {name: value for name in shown if isinstance(value := getattr(self, name), SecretStr)}
+        plain = shown | {name: value.get_secret_value() for name, value in secret.items()}
         return {
             PREFIX + name.upper(): value if isinstance(value, str) else json.dumps(value)
             for name, value in plain.items()
         }
+
+
+def secret_of(file: Path, *, setting: str) -> str:
+    """Return the one word that a secret's file holds; raise ValueError where it cannot be read or holds none."""
+    try:
+        secret = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"the file of a secret must be readable; got {error} ({PREFIX}{setting.upper()}). "
+            "Mount or write it, readable by the service's user"
+        ) from None
+    if not secret or any(character.isspace() for character in secret):
+        raise ValueError(
+            f"the file of a secret must hold one word; {file} does not ({PREFIX}{setting.upper()}). "
+            "Write the secret into it, alone"
+        )
+    return secret
 
 
 def refuse_unknown_keys(environ: Mapping[str, str]) -> None:

@@ -174,7 +174,7 @@ def _replaying(connection: Connection, spec: CurateSpec) -> CurateSpec:
     if spec.refresh.replay is None:
         return spec
     try:
-        replayed = jobs.get_job(connection, spec.refresh.replay)
+        replayed = jobs.hold_job(connection, spec.refresh.replay)
     except NotFound as error:
         raise ReplayMismatch(f"{error} Name a job that has published its batches.") from error
     block_rows = replayed.spec.draw.block_rows

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import BaseError
@@ -15,8 +14,10 @@ from superbatch.formats.errors import InvalidInput
 from superbatch_server.schemas.errors import ObjectMissing, Unavailable
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
     from obstore.store import ObjectStore
+
+    from superbatch.reading.ranges import ByteRange
+    from superbatch.reading.sparse_file import SparseFile
 
 READ_AHEAD_BYTES = 1 << 20
 
@@ -53,46 +54,18 @@ def missing(key: str, *, where: str) -> ObjectMissing:
     )
 
 
-class RemoteFile(io.RawIOBase):
-    """A seekable file over ranged reads of one object; wrap it in a BufferedReader."""
+def remote_file(store: ObjectStore, key: str, *, where: str) -> SparseFile:
+    """Return a seekable file over ranged reads of one object; wrap it in a BufferedReader."""
+    from superbatch.reading.sparse_file import SparseFile  # here: its package loads pyarrow, and few roots are remote
 
-    def __init__(self, store: ObjectStore, key: str, *, where: str) -> None:
-        super().__init__()
-        self._store, self._key, self._where = store, key, where
+    with translated(key, where=where):
+        size_bytes = int(obstore.head(store, key)["size"])
+
+    def fetch(wanted: ByteRange) -> bytes:
         with translated(key, where=where):
-            self._size = int(obstore.head(store, key)["size"])
-        self._position = 0
+            return bytes(obstore.get_range(store, key, start=wanted.offset, length=wanted.length))
 
-    def readable(self) -> bool:
-        """Reading is all that it can do."""
-        return True
-
-    def seekable(self) -> bool:
-        """Any position may be read."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move; nothing is fetched."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Fetch the next bytes with one ranged read."""
-        view = memoryview(buffer).cast("B")
-        stop = min(self._position + len(view), self._size)
-        if stop <= self._position:
-            return 0
-        with translated(self._key, where=self._where):
-            fetched: Any = obstore.get_range(self._store, self._key, start=self._position, end=stop)
-        count = len(fetched)
-        view[:count] = memoryview(fetched)
-        self._position += count
-        return count
+    return SparseFile(size_bytes, (), fetch=fetch)
 
 
 def _first_line(error: BaseException) -> str:

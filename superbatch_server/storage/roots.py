@@ -14,7 +14,7 @@ import obstore
 
 from superbatch_server.schemas.errors import ObjectMissing, UnknownRoot, UnsafeKey
 from superbatch_server.storage.places import local_folder, require_safe
-from superbatch_server.storage.remote import READ_AHEAD_BYTES, RemoteFile, missing, open_remote, translated
+from superbatch_server.storage.remote import READ_AHEAD_BYTES, missing, open_remote, remote_file, translated
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -157,7 +157,7 @@ class RemoteRoot:
     def open(self, key: str) -> BinaryIO:
         """Return a file over ranged reads of a megabyte."""
         require_safe(key, where=f"root {self.name}")
-        raw = RemoteFile(self._store, key, where=f"root {self.name}")
+        raw = remote_file(self._store, key, where=f"root {self.name}")
         return cast("BinaryIO", io.BufferedReader(raw, buffer_size=READ_AHEAD_BYTES))
 
     def read(self, key: str) -> bytes:

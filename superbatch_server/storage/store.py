@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import obstore
 from obstore.exceptions import AlreadyExistsError
 
-from superbatch_server.schemas.errors import InvalidRequest, Unavailable
+from superbatch_server.schemas.errors import InsufficientStorage, InvalidRequest, ObjectMissing, Unavailable
+from superbatch_server.storage.disk import is_full, sync_folder
 from superbatch_server.storage.places import local_folder, require_safe
 from superbatch_server.storage.remote import missing, open_remote, translated
 
@@ -21,6 +25,18 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 _PARTIAL = ".partial"
+
+PAGE_OBJECTS = 500
+"""Objects that a listing yields at once: one list request of a bucket has at most twice as many."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One object of a listing: its key, its length, and when it was written by the clock of the store."""
+
+    key: str
+    size_bytes: int
+    written_s: float
 
 
 class ArtifactStore(Protocol):
@@ -56,6 +72,17 @@ class ArtifactStore(Protocol):
         """Return the path on this machine of an existing object, None when the store is remote."""
         ...
 
+    def pages(self) -> Iterator[list[StoredFile]]:
+        """Yield all objects, in any order, at most PAGE_OBJECTS at a time; what comes or goes meanwhile may be missed.
+
+        An unfinished write of a dead writer is listed too, under a key below `.partial/`.
+        """
+        ...
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove objects that no row of the catalog names; one that is gone already is no error."""
+        ...
+
 
 def open_store(url: str) -> ArtifactStore:
     """Return the store at a path or a file, s3, gs or az URL; a local folder is created."""
@@ -78,15 +105,15 @@ class LocalStore:
         """Create the file; False when it exists."""
         path = self._path(key)
         try:
-            self._make_folder(path.parent)
-            created = not path.exists() and self._link_new(path, data)
-            _sync_folder(path.parent)
+            return self._put_new(path, data)
+        except FileNotFoundError as error:
+            self._durable.clear()  # an empty folder was removed since this process made it
+            try:
+                return self._put_new(path, data)
+            except OSError as again:
+                raise _unwritable(key, again) from error
         except OSError as error:
-            raise Unavailable(
-                f"the store must be writable; got {error.strerror!r} (store, key {key!r}). "
-                "Check its disk and permissions."
-            ) from error
-        return created
+            raise _unwritable(key, error) from error
 
     def get(self, key: str) -> bytes:
         """Return the file's bytes."""
@@ -111,6 +138,37 @@ class LocalStore:
     def local_path(self, key: str) -> Path | None:
         """Return the file's path."""
         return self._existing(key)
+
+    def pages(self) -> Iterator[list[StoredFile]]:
+        """Yield the files of the folder, page by page."""
+        page: list[StoredFile] = []
+        for path in _files_below(self._folder):
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                page.append(StoredFile(path.relative_to(self._folder).as_posix(), found.st_size, found.st_mtime))
+            if len(page) == PAGE_OBJECTS:
+                yield page
+                page = []
+        if page:
+            yield page
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove files, and the folders that are empty then."""
+        for key in keys:
+            path = self._path(key)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise _unwritable(key, error) from error
+            for folder in path.parents:
+                if folder in (self._folder, self._folder / _PARTIAL) or not _removed_empty(folder):
+                    break
+
+    def _put_new(self, path: Path, data: bytes) -> bool:
+        self._make_folder(path.parent)
+        created = not path.exists() and self._link_new(path, data)
+        sync_folder(path.parent)
+        return created
 
     def _path(self, key: str) -> Path:
         return self._folder / require_safe(key, where="store")
@@ -142,7 +200,7 @@ class LocalStore:
         if folder != self._folder:
             self._make_folder(folder.parent)
             folder.mkdir(exist_ok=True)
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
         self._durable.add(folder)
 
 
@@ -194,15 +252,47 @@ class RemoteStore:
         """A remote object has no path."""
         return None
 
+    def pages(self) -> Iterator[list[StoredFile]]:
+        """Yield the objects below the prefix, one list request of the store after the other."""
+        with translated("", where="store"):
+            for page in obstore.list(self._store, chunk_size=PAGE_OBJECTS):
+                yield [StoredFile(meta["path"], meta["size"], meta["last_modified"].timestamp()) for meta in page]
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove objects, many with one request where the store can."""
+        with suppress(ObjectMissing), translated(", ".join(keys[:1]), where="store"):
+            obstore.delete(self._store, [require_safe(key, where="store") for key in keys])
+
 
 def _require_range(key: str, start: int, stop: int) -> None:
     if not 0 <= start <= stop:
         raise InvalidRequest(f"a range must satisfy 0 <= start <= stop; got [{start}, {stop}) (store, key {key!r}).")
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the regular files below a folder; of the names in it, only those of open folders are in memory."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_below(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                yield Path(entry.path)
+
+
+def _removed_empty(folder: Path) -> bool:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        folder.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _unwritable(key: str, error: OSError) -> InsufficientStorage | Unavailable:
+    if is_full(error):
+        return InsufficientStorage(
+            f"the store must have room; got {error.strerror!r} (store, key {key!r}). "
+            "Make room on its disk: superbatch gc says what may go. The work goes on by itself then."
+        )
+    return Unavailable(
+        f"the store must be writable; got {error.strerror!r} (store, key {key!r}). Check its disk and permissions."
+    )

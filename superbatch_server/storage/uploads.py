@@ -19,8 +19,16 @@ from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 
-from superbatch_server.schemas.errors import DigestMismatch, NotFound, Unavailable, UploadIncomplete, WrongOffset
+from superbatch_server.schemas.errors import (
+    DigestMismatch,
+    InsufficientStorage,
+    NotFound,
+    Unavailable,
+    UploadIncomplete,
+    WrongOffset,
+)
 from superbatch_server.schemas.uploads import UPLOADS_ROOT
+from superbatch_server.storage.disk import is_full, sync_folder
 from superbatch_server.storage.roots import LocalRoot
 from superbatch_server.storage.safetensors_header import read_safetensors_header
 
@@ -79,27 +87,36 @@ class Uploads:
             (self.folder / job_id).mkdir(parents=True, exist_ok=True)
             path = self.folder / job_id / f"{sha256}.{size_bytes}.part"
             path.touch()
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         return _found(path, job_id)
 
     def append(self, upload: UploadFile, content: bytes, *, offset: int) -> UploadFile:
-        """Write a part and return the upload; what is answered for is on the disk.
+        """Write a part and return the upload; what is answered for is on the disk, and nothing of a part that failed.
 
+        A part that is there already, byte for byte, is answered as done: its first answer may have been lost.
         Raises:
-            WrongOffset: the upload does not end at `offset`, or the part reaches beyond its size.
+            WrongOffset: the upload does not end at `offset`, or the part reaches beyond its size, or other bytes are
+                there.
             NotFound: it was removed in the meantime.
-            Unavailable: the disk is full or fails.
+            InsufficientStorage: the disk is full.
+            Unavailable: the disk fails.
         """
         with _locked(upload.path) as descriptor, _using(self.folder):
             received = os.fstat(descriptor).st_size
+            if offset < received and os.pread(descriptor, len(content), offset) == content:
+                return _found(upload.path, upload.job_id)
             if offset != received or offset + len(content) > upload.size_bytes:
                 raise WrongOffset(
                     f"a part must begin where the upload ends and stay within its size; got [{offset}, "
                     f"{offset + len(content)}) where {received} of {upload.size_bytes} bytes are there "
                     f"(job {upload.job_id}, upload {upload.sha256}). Go on at byte {received}."
                 )
-            _write_all(descriptor, content, offset)
-            os.fsync(descriptor)
+            try:
+                _write_all(descriptor, content, offset)
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, received)
+                raise
             return _found(upload.path, upload.job_id)
 
     def complete(self, upload: UploadFile) -> UploadFile:
@@ -129,8 +146,14 @@ class Uploads:
                 raise
             with _using(self.folder):
                 os.replace(upload.path, final)
-                _sync_folder(final.parent)
+                sync_folder(final.parent)
                 return _found(final, upload.job_id)
+
+    def remove(self, upload: UploadFile) -> None:
+        """Forget an upload, once no part of it is being written."""
+        with _locked(upload.path), _using(self.folder):
+            upload.path.unlink(missing_ok=True)
+            sync_folder(upload.path.parent)
 
     def of_job(self, job_id: str) -> list[UploadFile]:
         """Return the uploads of a job, complete ones first; none for what is no job id."""
@@ -220,6 +243,11 @@ def _using(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if is_full(error):
+            raise InsufficientStorage(
+                f"the disk of uploads must have room; got {error.strerror!r} ({folder}). Make room on it: superbatch "
+                "gc says what may go. The upload goes on where it is."
+            ) from error
         raise Unavailable(
             f"the folder of uploads must be usable; got {error.strerror!r} ({folder}). Check its disk and "
             "permissions; the upload goes on where it is."
@@ -231,11 +259,3 @@ def _write_all(descriptor: int, content: bytes, offset: int) -> None:
     while rest:
         written = os.pwrite(descriptor, rest, offset)
         rest, offset = rest[written:], offset + written
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

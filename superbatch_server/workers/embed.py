@@ -9,6 +9,7 @@ Letters: n rows of the shard, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import monotonic
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,8 @@ class ShardEmbedder:
         self._waiting: list[PreparedRow] = []
         self._parts_mD: list[tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]] = []
         self._verdicts: list[str] = []
+        self.encode_s = 0.0
+        """Seconds in the model; what `add` takes besides is decoding."""
 
     def add(self, a: bytes | None, b: bytes | None) -> None:
         """Take the next row; a broken one gets its reason as verdict and never raises."""
@@ -76,9 +79,11 @@ class ShardEmbedder:
 
     def _flush(self) -> None:
         if self._waiting:
+            started = monotonic()
             part = encode_padded(self._encoder, self._waiting, micro_batch=self._micro_batch)
             self._parts_mD.append((part.image_BD.astype(np.float16), part.text_BD.astype(np.float16)))
             self._waiting = []
+            self.encode_s += monotonic() - started
 
     def _stack(self, tower: int) -> npt.NDArray[np.float16]:
         empty_0D = np.empty((0, self._encoder.width), dtype=np.float16)

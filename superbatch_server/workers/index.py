@@ -1,8 +1,6 @@
 """The index of a shard: what its rows are, where they lie, and which of them cannot be used and why.
 
-One row of the index per raw row of the shard, in order, so that a row's place is its sample_index. The file is Parquet
-of INDEX_SCHEMA. It says nothing about a dataset (shard_id, dataset_index, source label): the same shard in another
-dataset shares it.
+The file is Parquet of `storage.index_files.INDEX_SCHEMA`.
 """
 
 from __future__ import annotations
@@ -14,63 +12,23 @@ from hashlib import sha256
 import pyarrow as pa
 
 from superbatch.formats import embedding_shard
-from superbatch.formats.canonical import canonical_json
 from superbatch.formats.errors import ShardChanged
 from superbatch.formats.parquet_file import ParquetSource, render_parquet
-from superbatch.formats.tar import MAX_MEMBER_BYTES, TarMember, TarSample
-from superbatch.formats.uid import UID_BYTES, row_uid
-from superbatch.tiny.picture import FORMATS, MAX_PIXELS, BadRow, BadRowReason, open_picture, read_caption
+from superbatch.formats.tar import TarMember, TarSample
+from superbatch.formats.uid import row_uid
+from superbatch.tiny.picture import BadRow, BadRowReason, open_picture, read_caption
+from superbatch_server.storage.index_files import INDEX_SCHEMA
+from superbatch_server.storage.index_spec import IndexSpec
+
+__all__ = ["OK", "IndexSpec", "IndexTable", "RawRow", "RowsMismatch", "check_rows", "raw_rows", "read_index"]
 
 OK = embedding_shard.OK
-
-INDEX_SCHEMA = pa.schema(
-    [
-        pa.field("uid", pa.binary(UID_BYTES), nullable=False),
-        pa.field("a_sha256", pa.binary(32), nullable=False),  # content identity of tower a
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("sample_offset", pa.int64(), nullable=False),
-        pa.field("sample_length", pa.int64(), nullable=False),
-        pa.field("a_offset", pa.int64()),  # null: the sample has no such member
-        pa.field("a_length", pa.int64()),
-        pa.field("b_offset", pa.int64()),
-        pa.field("b_length", pa.int64()),
-        pa.field("caption", pa.string()),  # stripped; null where it is missing, empty or not UTF-8
-        pa.field("width", pa.int32()),  # null where the picture cannot be decoded
-        pa.field("height", pa.int32()),
-        pa.field("verdict", pa.string(), nullable=False),  # "ok", or why the row is quarantined
-    ]
-)
 
 
 class RowsMismatch(ShardChanged):
     """A shard does not have as many rows as were registered."""
 
     code = "rows_mismatch"
-
-
-@dataclass(frozen=True)
-class IndexSpec:
-    """The rules that decide an index besides the shard's bytes; `digest` is part of the cache key."""
-
-    version: int = 1
-    max_pixels: int = MAX_PIXELS
-    max_member_bytes: int = MAX_MEMBER_BYTES
-    picture_formats: tuple[str, ...] = FORMATS
-    picture_suffixes: tuple[str, ...] = ("png", "jpg", "jpeg", "webp")
-    """The first of these that a sample has is tower a."""
-    caption_suffix: str = "txt"
-    caption_rule: str = "utf-8, stripped, not empty"
-
-    def digest(self) -> bytes:
-        """Return sha256("superbatch-index-spec-v1" 0x00 + canonical JSON of the fields)."""
-        fields = {**vars(self), "picture_formats": list(self.picture_formats)}
-        fields["picture_suffixes"] = list(self.picture_suffixes)
-        return sha256(b"superbatch-index-spec-v1\0" + canonical_json(fields)).digest()
-
-    @property
-    def suffixes(self) -> tuple[str, ...]:
-        """Members whose contents must be read."""
-        return (*self.picture_suffixes, self.caption_suffix)
 
 
 @dataclass(frozen=True, eq=False)

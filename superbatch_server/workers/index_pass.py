@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -118,6 +119,8 @@ class IndexPass:
         self._on_complete = on_complete
         self._num_shards = len(plan.ready) + len(plan.tasks)
         self._rows = 0
+        self._rows_read = 0
+        self._seconds: Counter[str] = Counter()
 
     def run(self) -> None:
         """Deliver every shard and report the pool; whatever goes wrong is handed to those who wait for the pool."""
@@ -166,8 +169,19 @@ class IndexPass:
                 known[entry.cache_key] = self._service.commit_cache(entry)
         index = known[task.wanted_index_key]
         embedding = known[task.wanted_embedding_key] if task.wanted_embedding_key else None
+        self._count_seconds(receipt)
         self._deliver(task.shard_id, index, embedding)
         log.info("shard %d: %d rows in %.1f s", task.shard_id, index.rows, receipt.seconds)
+
+    def _count_seconds(self, receipt: ShardReceipt) -> None:
+        """Add up what the stages took; reading is what no other stage was."""
+        known = {name: getattr(receipt, name) for name in ("decode_s", "encode_s", "write_s")}
+        self._seconds.update({**known, "read_s": max(0.0, receipt.seconds - sum(known.values()))})
+        read = receipt.index or receipt.embedding
+        self._rows_read += read.rows if read else 0
+        self._progress.note(
+            rows_read=self._rows_read, **{f"pass_{name}": round(value, 3) for name, value in self._seconds.items()}
+        )
 
     def _deliver(self, shard_id: int, index: CacheEntry, embedding: CacheEntry | None) -> None:
         self._pool.deliver(shard_id, index, embedding)

@@ -12,7 +12,8 @@ class Progress:
     """Phase and counters; any thread may set them.
 
     Counters: shards_done, shards_total, rows_indexed, rows_quarantined, rows_total, batches_composed,
-    batches_published, batches_total.
+    batches_published, batches_total; of shards that were read, not cached: rows_read, and the seconds of all workers
+    together pass_read_s, pass_decode_s, pass_encode_s, pass_write_s.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The executor on a local Ray: a Ray Data pass over shards, and a fixed pool of scoring actors.
+"""The executor on Ray, a local one or a cluster: a Ray Data pass over shards, and a fixed pool of scoring actors.
 
 Ray is a stateless executor here: what was done is known by the catalog alone. Pictures and embeddings of shards never
 enter its object store; a worker writes them itself and answers with a receipt.
@@ -40,7 +40,7 @@ class RayStopped(SuperbatchError):
 
 
 class RayExecutor:
-    """Starts Ray when made, stops it when closed. Make it in the main thread: Ray's processes end with that thread."""
+    """Works on the Ray that this process has started or joined, and leaves it when closed."""
 
     def __init__(
         self,
@@ -51,13 +51,13 @@ class RayExecutor:
         num_workers: int,
         shards_per_task: int,
         scores: bool,
-        temp_dir: Path,
+        temp_dir: Path | None,
     ) -> None:
+        """`temp_dir`: folder of a Ray of our own, removed with it."""
         self._settings, self._embed, self._spec = settings, embed, spec
         self._num_workers, self.shards_per_task = num_workers, shards_per_task
         self._temp_dir = temp_dir
         self._score_lock = Lock()
-        _start_ray(num_cpus=num_workers * (2 if scores else 1) + 1, temp_dir=self._temp_dir, threads=settings.threads)
         # Not waited for: they load while the pass begins. Begun at their first use they cost a job 9 s more on 2 cores.
         self._scorers: list[Any] = self._start_scorers() if scores else []
 
@@ -102,11 +102,12 @@ class RayExecutor:
             return join([self._next(pool, patience_s) for _ in cut])
 
     def close(self) -> None:
-        """Stop Ray and remove its files."""
+        """Stop Ray, or leave the cluster, and remove the files of our own Ray."""
         import ray
 
         ray.shutdown()
-        shutil.rmtree(self._temp_dir, ignore_errors=True)
+        if self._temp_dir is not None:
+            shutil.rmtree(self._temp_dir, ignore_errors=True)
 
     def _start_scorers(self) -> list[Any]:
         import ray
@@ -143,11 +144,16 @@ class _ShardActor:
             return refused or self._worker.run(task)
 
 
-def _start_ray(*, num_cpus: int, temp_dir: Path, threads: int) -> None:
-    """Start Ray with as many logical CPUs as all pools need together: with fewer, one waits without a word."""
+def num_logical_cpus(num_workers: int, *, scores: bool) -> int:
+    """Return the logical CPUs that all pools need together: with fewer, one waits without a word."""
+    return num_workers * (2 if scores else 1) + 1
+
+
+def start_ray(*, num_cpus: int, temp_dir: Path, threads: int) -> None:
+    """Start a Ray of our own. Call it in the main thread: Ray's processes end with the thread that started them."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Inherited by Ray's processes. A runtime_env would do the same, but starts each worker anew instead of in advance.
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+    os.environ.update(thread_variables(threads))
     import ray
     import ray.data
 
@@ -160,6 +166,11 @@ def _start_ray(*, num_cpus: int, temp_dir: Path, threads: int) -> None:
         _temp_dir=str(temp_dir),
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """Return the variables that keep numerical libraries of a worker to its threads."""
+    return dict.fromkeys(_THREAD_VARIABLES, str(threads))
 
 
 def _patience_s(rows: int) -> float:

@@ -16,7 +16,8 @@ from superbatch.formats.errors import SuperbatchError
 from superbatch.tiny.picture import BadRow
 from superbatch_server.encoders.microbatch import encode_padded
 from superbatch_server.encoders.protocol import DualEncoder, PreparedRow
-from superbatch_server.schemas.errors import Unavailable
+from superbatch_server.schemas.errors import InsufficientStorage, Unavailable
+from superbatch_server.storage.disk import is_full
 from superbatch_server.storage.roots import open_roots
 from superbatch_server.workers.model_files import EncoderFiles, EncoderShelf
 from superbatch_server.workers.out_of_memory import is_out_of_memory
@@ -77,7 +78,7 @@ class RowScorer:
             if is_out_of_memory(error):
                 cause = "memory"
             elif isinstance(error, (Unavailable, OSError)):
-                cause, code = "storage", Unavailable.code
+                cause, code = "storage", InsufficientStorage.code if is_full(error) else Unavailable.code
             return ScoringFailed(cause, code, str(error) or type(error).__name__)
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from hashlib import sha256
 from pathlib import Path
 
-_LONGEST_RAY_DIR = 40
-"""Ray adds about 65 characters to its folder for a socket, whose address has at most 107."""
+from superbatch_server.storage.scratch_names import ray_folder, scratch_name
 
 
 class Scratch:
@@ -42,11 +39,7 @@ class Scratch:
         shutil.rmtree(self._folder(token), ignore_errors=True)
 
     def _folder(self, token: int) -> Path:
-        return self._base / f"{sha256(self._job.encode()).hexdigest()[:8]}-{token}"
+        return self._base / scratch_name(self._job, token)
 
     def _ray_folder(self, token: int) -> Path:
-        inside = self._folder(token) / "ray"
-        if len(str(inside)) <= _LONGEST_RAY_DIR:
-            return inside
-        name = sha256(f"{self._base}\0{self._job}\0{token}".encode()).hexdigest()[:12]
-        return Path(tempfile.gettempdir()) / f"sbray-{name}"
+        return ray_folder(self._base, self._job, token)

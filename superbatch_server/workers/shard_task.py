@@ -6,11 +6,15 @@ import traceback
 from dataclasses import dataclass
 from time import monotonic
 
+from pydantic import Field
+
 from superbatch.formats.errors import ShardChanged, SuperbatchError
 from superbatch.formats.tar import iter_samples
 from superbatch_server.encoders.protocol import DualEncoder
 from superbatch_server.schemas.attempts import CacheEntry
 from superbatch_server.schemas.base import Body
+from superbatch_server.schemas.errors import InsufficientStorage
+from superbatch_server.storage.disk import is_full
 from superbatch_server.storage.roots import find_root, open_roots
 from superbatch_server.storage.store import open_store
 from superbatch_server.workers.artifacts import cache_entry
@@ -54,6 +58,9 @@ class ShardReceipt(Body):
     index: CacheEntry | None = None
     embedding: CacheEntry | None = None
     seconds: float = 0.0
+    decode_s: float = Field(default=0.0, description="Checking and decoding rows.")
+    encode_s: float = Field(default=0.0, description="In the reference's model.")
+    write_s: float = Field(default=0.0, description="Rendering and storing the index and the embeddings.")
     error_code: str | None = None
     error: str | None = None
     may_retry: bool = True
@@ -90,6 +97,7 @@ class ShardWorker:
         except Exception as error:
             traceback.print_exc()
             code = error.code if isinstance(error, SuperbatchError) else "shard_failed"
+            code = InsufficientStorage.code if is_full(error) else code
             return ShardReceipt(
                 shard_id=task.shard_id,
                 seconds=monotonic() - started,
@@ -113,7 +121,7 @@ class ShardWorker:
         where = f"shard {task.shard_id}, root {task.root}, key {task.key!r}"
         index = IndexTable(self._spec) if task.index_key else None
         embedder = ShardEmbedder(self._encoder(), micro_batch=micro_batch) if task.embedding_key else None
-        root, rows = find_root(self._roots, task.root), 0
+        root, rows, decode_s = find_root(self._roots, task.root), 0, 0.0
         with checked_shard(root, task.key, fingerprint=task.fingerprint, sha256_hex=task.sha256, where=where) as stream:
             samples = iter_samples(
                 stream,
@@ -124,16 +132,23 @@ class ShardWorker:
             )
             for row in raw_rows(samples, self._spec):
                 rows += 1
+                started = monotonic()
                 if index is not None:
                     index.add(row)
                 if embedder is not None:
                     embedder.add(row.a, row.b)
+                decode_s += monotonic() - started
         check_rows(rows, task.rows, where=where)
-        return ShardReceipt(
+        encoded_s, started = embedder.encode_s if embedder is not None else 0.0, monotonic()
+        receipt = ShardReceipt(
             shard_id=task.shard_id,
             index=self._put_index(task, index) if index is not None else None,
             embedding=self._put_embeddings(task, embedder, micro_batch) if embedder is not None else None,
+            decode_s=decode_s - encoded_s,
         )
+        encode_s = embedder.encode_s if embedder is not None else 0.0  # storing encodes the last micro-batch
+        write_s = monotonic() - started - (encode_s - encoded_s)
+        return receipt.model_copy(update={"encode_s": encode_s, "write_s": write_s})
 
     def _encoder(self) -> DualEncoder:
         assert self._embed is not None, "a task with an embedding key needs a reference"

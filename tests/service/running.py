@@ -53,7 +53,7 @@ def running_api(engine: Engine, folder: Path, *, lease_s: float = 60.0) -> Itera
             driver_command=(sys.executable, FAKE_DRIVER, "work"),
         )
         app = create_app(engine=engine, settings=settings, store=open_store(settings.store_url), token=TOKEN)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

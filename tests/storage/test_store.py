@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,27 @@ def test_of_racing_processes_one_wins(tmp_path: Path) -> None:
     for process in writers:
         process.join()
     assert sorted(name for won in wins for name in won) == sorted(map(str, range(50)))
+
+
+def test_a_listing_has_every_object_and_removal_takes_the_named_ones(store: ArtifactStore) -> None:
+    for key in ("a/1", "a/b/2", "c"):
+        store.put_new(key, key.encode() * 3)
+    found = {file.key: file for page in store.pages() for file in page}
+    assert {key: file.size_bytes for key, file in found.items()} == {"a/1": 9, "a/b/2": 15, "c": 3}
+    assert all(abs(file.written_s - time.time()) < 600 for file in found.values())
+    store.remove(["a/b/2", "c", "never/was"])
+    assert [file.key for page in store.pages() for file in page] == ["a/1"]
+    store.remove([])
+    for key in ("../x", "/x"):
+        with pytest.raises(UnsafeKey):
+            store.remove([key])
+
+
+def test_a_writer_whose_folder_was_removed_as_empty_makes_it_again(tmp_path: Path) -> None:
+    writer, collector = open_store(str(tmp_path)), open_store(str(tmp_path))
+    assert writer.put_new("a/b/1", b"1")
+    collector.remove(["a/b/1"])
+    assert not (tmp_path / "a").exists()
+    assert writer.put_new("a/b/2", b"2")
+    assert writer.get("a/b/2") == b"2"
+    assert (tmp_path / ".partial").is_dir()

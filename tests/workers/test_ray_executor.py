@@ -9,7 +9,7 @@ import pytest
 
 from superbatch_server.workers.index import IndexSpec
 from superbatch_server.workers.index_pass import plan_pass
-from superbatch_server.workers.ray_executor import RayExecutor
+from superbatch_server.workers.ray_executor import RayExecutor, num_logical_cpus, start_ray
 from superbatch_server.workers.scratch import Scratch
 from superbatch_server.workers.shard_task import EmbedSpec
 from superbatch_server.workers.worker_settings import WorkerSettings
@@ -41,6 +41,7 @@ def test_ray_gives_the_same_bytes_with_one_and_two_shards_per_task(
 
     def make(settings: WorkerSettings, *, embed: EmbedSpec | None, spec: IndexSpec, num_workers: int) -> KeptRay:
         folder = Scratch(str(tmp_path), job="job", token=1).ray_folder
+        start_ray(num_cpus=num_logical_cpus(num_workers, scores=True), temp_dir=folder, threads=settings.threads)
         made.append(
             KeptRay(
                 settings,

@@ -31,6 +31,9 @@ class Service(Protocol):
     def post(self, path: str, body: JsonObject) -> JsonFields:
         """Submit `body` once, however often the request had to be repeated."""
 
+    def delete(self, path: str) -> None:
+        """Forget the resource at `path`."""
+
     def items(self, path: str, name: str, query: Query | None = None) -> Iterator[JsonFields]:
         """Yield every item of a collection, over all of its pages."""
 
@@ -74,6 +77,10 @@ class HttpService:
         return self._fields(
             self.client.send_json("POST", path.lstrip("/"), body, headers=headers).content, f"POST {path}"
         )
+
+    def delete(self, path: str) -> None:
+        """Forget the resource at `path`."""
+        self.client.send_json("DELETE", path.lstrip("/"), {})
 
     def items(self, path: str, name: str, query: Query | None = None) -> Iterator[JsonFields]:
         """Yield every item of a collection, over all of its pages."""

@@ -1,4 +1,4 @@
-"""`superbatch jobs list`, `cancel`, `retry` and `events`."""
+"""`superbatch jobs list`, `cancel` and `retry`, and how an event is shown."""
 
 from __future__ import annotations
 
@@ -36,13 +36,6 @@ def cancel(options: argparse.Namespace, service: Service) -> Exit:
 def retry(options: argparse.Namespace, service: Service) -> Exit:
     """Put a FAILED job back into the queue, where it goes on at its next batch."""
     return _do(service, options.job, "retry")
-
-
-def events(options: argparse.Namespace, service: Service) -> Exit:
-    """Print the job's history."""
-    for event in service.items(f"/v1/jobs/{options.job}/events", "events"):
-        print(event_line(event))
-    return Exit.OK
 
 
 def event_line(event: JsonFields) -> str:

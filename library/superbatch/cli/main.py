@@ -11,13 +11,18 @@ from superbatch import __version__
 from superbatch.cli import (
     convert,
     datasets,
+    delete,
+    exclusions,
     export_npy,
     export_tars,
+    gc,
+    history,
     jobs,
     models,
     plan,
     serve_tars,
     submit,
+    tokens,
     verify_loader,
     watch,
     watch_checkpoints,
@@ -45,9 +50,14 @@ commands of the client:
     submit                  submit a job from a spec or from flags
     watch JOB               follow a job: phase, shards, batches, filter ratio, staleness
     jobs list               list jobs
-    events JOB              a job's history
+    events JOB              a job's history; --follow: until it is over
+    logs JOB                what its driver wrote; --follow, --attempt, --tail
     cancel JOB              stop a job; what it published stays
     retry JOB               let a FAILED job go on where it stopped
+    exclusions JOB          keep rows out of its batches, and see which batches that withdrew
+    delete KIND ID ...      forget jobs, data sets and models that nothing refers to
+    gc                      what nothing refers to any more: shown, removed with --delete
+    tokens create | list | delete   access tokens of limited scope
 
 commands of the server (package superbatch-server):
 """
@@ -108,6 +118,13 @@ def build_parser() -> argparse.ArgumentParser:
     datasets.add_parsers(commands.add_parser("datasets"), connection)
     models.add_parsers(commands.add_parser("models"), connection)
     jobs.add_list_parser(commands.add_parser("jobs"), connection)
+    tokens.add_parsers(commands.add_parser("tokens"), connection)
+    history.add_events_parser(
+        commands.add_parser("events", parents=[connection], description=history.EVENTS_HELP, formatter_class=RAW)
+    )
+    history.add_logs_parser(
+        commands.add_parser("logs", parents=[connection], description=history.LOGS_HELP, formatter_class=RAW)
+    )
     submit.add_parsers(
         commands.add_parser("submit", parents=[connection], description=submit.HELP, formatter_class=RAW)
     )
@@ -119,7 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
             "watch-checkpoints", parents=[connection], description=watch_checkpoints.HELP, formatter_class=RAW
         )
     )
-    for name, module in LOG_COMMANDS.items():
+    for name, module in {**LOG_COMMANDS, **UPKEEP_COMMANDS}.items():
         module.add_parsers(
             commands.add_parser(name, parents=[connection], description=module.HELP, formatter_class=RAW)
         )
@@ -130,13 +147,27 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-JOB_COMMANDS = {"watch": watch.watch, "cancel": jobs.cancel, "retry": jobs.retry, "events": jobs.events}
+JOB_COMMANDS = {"watch": watch.watch, "cancel": jobs.cancel, "retry": jobs.retry}
 LOG_COMMANDS = {"export-tars": export_tars, "serve-tars": serve_tars, "export-npy": export_npy}
 """Commands that read a job's log, from the service or from files."""
+UPKEEP_COMMANDS = {"exclusions": exclusions, "delete": delete, "gc": gc}
 LOCAL_COMMANDS = frozenset({"plan", "convert", "verify-loader"})
 """Commands that need no service."""
 CLIENT_COMMANDS = frozenset(
-    {"datasets", "models", "jobs", "submit", "watch-checkpoints", *LOCAL_COMMANDS, *LOG_COMMANDS, *JOB_COMMANDS}
+    {
+        "datasets",
+        "models",
+        "jobs",
+        "submit",
+        "events",
+        "logs",
+        "tokens",
+        "watch-checkpoints",
+        *LOCAL_COMMANDS,
+        *LOG_COMMANDS,
+        *JOB_COMMANDS,
+        *UPKEEP_COMMANDS,
+    }
 )
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from superbatch.reading.ranges import ByteRange
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 
 class SparseFile(io.RawIOBase):
@@ -51,6 +55,13 @@ class SparseFile(io.RawIOBase):
         wanted = ByteRange(self._position, left if size < 0 else min(size, left))
         self._position += wanted.length
         return self._held(wanted) if wanted.length else b""
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """Fill a buffer with the next bytes, which is how a BufferedReader reads; return their number."""
+        view = memoryview(buffer).cast("B")
+        found = self.read(len(view))
+        view[: len(found)] = found
+        return len(found)
 
     def _held(self, wanted: ByteRange) -> bytes:
         index = bisect_right(self._blocks, wanted.offset, key=lambda block: block[0]) - 1

@@ -20,6 +20,7 @@ from superbatch_server.schemas.attempts import (
 )
 from superbatch_server.schemas.errors import Conflict, NumericsChanged
 from superbatch_server.schemas.jobs import CurateSpec
+from superbatch_server.service.catalog.cache_uses import note_uses
 from superbatch_server.service.catalog.clock import now_ms
 from superbatch_server.service.catalog.datasets import get_dataset, shard_entries
 from superbatch_server.service.catalog.events import add_event
@@ -83,23 +84,28 @@ def record_schedule(connection: Connection, attempt: Attempt, row: ScheduleRow) 
 
 
 def find_cached(connection: Connection, attempt: Attempt, cache_keys: list[str]) -> CacheFound:
-    """Return the committed shards among the keys."""
-    fence(connection, attempt, lock=False)
+    """Return the committed shards among the keys, and note that the job needs them."""
+    job = fence(connection, attempt, lock=False)
     found: list[CacheEntry] = []
     for start in range(0, len(cache_keys), 500):
-        query = select(cache).where(cache.c.cache_key.in_(cache_keys[start : start + 500]))
-        found.extend(_entry(row) for row in connection.execute(query).mappings())
+        query = select(cache).where(cache.c.cache_key.in_(cache_keys[start : start + 500])).order_by(cache.c.cache_key)
+        held = query.with_for_update(read=True, key_share=True)  # until the uses are noted
+        found.extend(_entry(row) for row in connection.execute(held).mappings())
+    note_uses(connection, job, found)
     return CacheFound(entries=found)
 
 
 def commit_cached(connection: Connection, attempt: Attempt, entry: CacheEntry) -> CacheEntry:
     """Commit a shard and return the entry that readers see: the first one of its key."""
-    fence(connection, attempt)
-    earlier = connection.execute(select(cache).where(cache.c.cache_key == entry.cache_key)).mappings().one_or_none()
+    job = fence(connection, attempt)
+    query = select(cache).where(cache.c.cache_key == entry.cache_key).with_for_update(read=True, key_share=True)
+    earlier = connection.execute(query).mappings().one_or_none()
     if earlier is not None:
+        note_uses(connection, job, [_entry(earlier)])
         return _entry(earlier)
     values: dict[str, Any] = entry.model_dump() | {"quarantined": stored(dict(entry.quarantined))}
     connection.execute(insert(cache).values(created_ms=now_ms(connection), **values))
+    note_uses(connection, job, [entry])
     update_job(connection, attempt.job_id, crashes=0)
     return entry
 

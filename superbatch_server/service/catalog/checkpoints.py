@@ -22,12 +22,13 @@ from superbatch_server.schemas.models import FileRef
 from superbatch_server.schemas.trainers import Checkpoint, CheckpointPush, CheckpointState
 from superbatch_server.schemas.uploads import UPLOADS_ROOT
 from superbatch_server.service.catalog.clock import now_ms, rfc3339
-from superbatch_server.service.catalog.engine import write
+from superbatch_server.service.catalog.engine import changed, write
 from superbatch_server.service.catalog.events import add_event
 from superbatch_server.service.catalog.queue import job_row
 from superbatch_server.service.catalog.stored import stored_all
 from superbatch_server.service.catalog.tables import checkpoints, consumers
 from superbatch_server.service.catalog.waiting import learner_is_live
+from superbatch_server.service.wakeups import QUEUE
 
 _FILES = TypeAdapter(list[FileRef])
 _UNVERIFIED = (CheckpointState.RECEIVED, CheckpointState.VERIFYING)
@@ -88,6 +89,7 @@ def receive(connection: Connection, job_id: str, push: CheckpointPush) -> Checkp
             created_ms=now_ms(connection),
         )
     )
+    changed(connection, QUEUE)  # the job may wait for it
     add_event(
         connection,
         job_id,
@@ -159,9 +161,8 @@ def refresh_state(connection: Connection, job_id: str) -> RefreshState:
     """Return what credit, the scheduled learner and the draw depend on."""
     learner = (consumers.c.job_id == job_id) & (consumers.c.role == "learner")
     trained_seq = connection.execute(select(func.max(consumers.c.trained_seq)).where(learner)).scalar_one()
-    rows = _rows(connection, job_id)
-    active = _active(rows)
-    unverified = _newest([row for row in rows if row["state"] in _UNVERIFIED])
+    active = _newest_of(connection, job_id, CheckpointState.ACTIVE)
+    unverified = _newest_of(connection, job_id, *_UNVERIFIED)
     if unverified and active and _age(unverified) < _age(active):
         unverified = None
     return RefreshState(
@@ -191,6 +192,14 @@ def uploaded_keys(connection: Connection, *, kept: int) -> dict[str, bool]:
         for file in _FILES.validate_json(row["files"]):
             is_needed[file.key] = may_score or is_needed.get(file.key, False)
     return is_needed
+
+
+def checkpoints_of_upload(connection: Connection, job_id: str, sha256: str) -> list[str]:
+    """Return the checkpoints of a job that may still score with an uploaded file; the job's row is locked."""
+    job_row(connection, job_id, lock=True)
+    may_score = (*_UNVERIFIED, *_VERIFIED)
+    rows = (row for row in _rows(connection, job_id) if row["sha256"] == sha256 and row["state"] in may_score)
+    return [row["id"] for row in rows if any(file.root == UPLOADS_ROOT for file in _FILES.validate_json(row["files"]))]
 
 
 def newest_generation(connection: Connection, job_id: str) -> int:
@@ -247,6 +256,12 @@ def _age(row: RowMapping) -> tuple[int, int]:
 def _rows(connection: Connection, job_id: str) -> list[RowMapping]:
     query = select(checkpoints).where(checkpoints.c.job_id == job_id).order_by(checkpoints.c.ordinal)
     return list(connection.execute(query).mappings())
+
+
+def _newest_of(connection: Connection, job_id: str, *states: CheckpointState) -> RowMapping | None:
+    query = select(checkpoints).where(checkpoints.c.job_id == job_id, checkpoints.c.state.in_(states))
+    newest = query.order_by(checkpoints.c.trained_seq.desc(), checkpoints.c.ordinal.desc()).limit(1)
+    return connection.execute(newest).mappings().one_or_none()
 
 
 def _row(connection: Connection, job_id: str, checkpoint_id: str) -> RowMapping:

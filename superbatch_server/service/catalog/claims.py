@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, RowMapping, Select, insert, select, u
 from superbatch_server.schemas.errors import NotFound
 from superbatch_server.schemas.jobs import JobState, Phase
 from superbatch_server.service.catalog.clock import now_ms
-from superbatch_server.service.catalog.engine import read, write
+from superbatch_server.service.catalog.engine import read, transact, write
 from superbatch_server.service.catalog.events import add_event
 from superbatch_server.service.catalog.queue import end_job, job_row, update_job
 from superbatch_server.service.catalog.tables import attempts, jobs
@@ -45,7 +45,8 @@ def claim(engine: Engine, supervisor_id: str, host: str, lease_ms: int, *, max_c
     with read(engine) as connection:
         if not _claimable_ids(connection):
             return None
-    with write(engine) as connection:
+
+    def take(connection: Connection) -> Claim | None:
         for job_id in _claimable_ids(connection):
             row = _lock_claimable(connection, job_id)
             if row is None:
@@ -55,7 +56,9 @@ def claim(engine: Engine, supervisor_id: str, host: str, lease_ms: int, *, max_c
                 if crash(connection, row, "stopped renewing its lease", max_crashes=max_crashes) == JobState.FAILED:
                     continue
             return _begin_attempt(connection, row, supervisor_id, host, lease_ms)
-    return None
+        return None
+
+    return transact(engine, take)
 
 
 def _claimable_ids(connection: Connection) -> list[str]:
@@ -89,7 +92,9 @@ def _begin_attempt(connection: Connection, row: RowMapping, supervisor_id: str, 
         )
     )
     if row["waits_for"]:
-        add_event(connection, claimed.job_id, "woken", f"the {row['waits_for']} moved on")
+        is_room = row["waits_for"] == "room"
+        what = "looks whether there is room" if is_room else f"the {row['waits_for']} moved on"
+        add_event(connection, claimed.job_id, "woken", what)
     kind, what = ("taken_over", "takes over") if row["state"] == JobState.RUNNING else ("attempt_began", "begins")
     add_event(
         connection,
@@ -101,8 +106,8 @@ def _begin_attempt(connection: Connection, row: RowMapping, supervisor_id: str, 
     return claimed
 
 
-def attempt_started(connection: Connection, claimed: Claim, *, pid: int, log_path: str) -> None:
-    """Note the process of an attempt and where its output goes."""
+def attempt_started(connection: Connection, claimed: Claim, *, pid: int | None, log_path: str) -> None:
+    """Note the process of an attempt, None where it runs elsewhere, and where its output goes."""
     connection.execute(_attempt(claimed.job_id, claimed.token).values(pid=pid, log_path=log_path))
 
 
@@ -163,7 +168,8 @@ def cancel_abandoned(engine: Engine) -> None:
         if not connection.execute(_abandoned(connection)).first():
             return
     with write(engine) as connection:
-        for row in connection.execute(_abandoned(connection).with_for_update()).mappings().all():
+        abandoned = _abandoned(connection).with_for_update(skip_locked=True)  # another supervisor sees to the others
+        for row in connection.execute(abandoned).mappings().all():
             end_attempt(connection, row, "lease_expired")
             end_job(connection, row["id"], JobState.CANCELLED)
 

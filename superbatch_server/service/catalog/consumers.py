@@ -19,15 +19,17 @@ from superbatch_server.schemas.errors import (
     WorldSizeDoesNotDivide,
     WrongJob,
 )
-from superbatch_server.schemas.jobs import CurateSpec
+from superbatch_server.schemas.jobs import CurateSpec, JobState
 from superbatch_server.schemas.trainers import Consumer, ConsumerReport
 from superbatch_server.service.catalog.checkpoints import orphan_beyond
 from superbatch_server.service.catalog.clock import now_ms, rfc3339
+from superbatch_server.service.catalog.engine import changed
 from superbatch_server.service.catalog.events import add_event
 from superbatch_server.service.catalog.queue import job_row
 from superbatch_server.service.catalog.revoked import revoke
 from superbatch_server.service.catalog.stored import stored
 from superbatch_server.service.catalog.tables import consumers, log_digests
+from superbatch_server.service.wakeups import QUEUE
 
 
 def report_progress(connection: Connection, job_id: str, name: str, report: ConsumerReport) -> Consumer:
@@ -50,6 +52,8 @@ def report_progress(connection: Connection, job_id: str, name: str, report: Cons
     _revoke_skipped(connection, job, name, report, where=where)
     if report.rewind and report.role == "learner":
         orphan_beyond(connection, job_id, report.trained_seq)
+    if job["state"] == JobState.QUEUED:
+        changed(connection, QUEUE)  # it may wait for this
     return get_consumer(connection, job_id, name)
 
 

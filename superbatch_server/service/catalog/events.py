@@ -9,6 +9,7 @@ from sqlalchemy import Connection, insert, select
 
 from superbatch_server.schemas.jobs import Event
 from superbatch_server.service.catalog.clock import now_ms, rfc3339
+from superbatch_server.service.catalog.engine import changed
 from superbatch_server.service.catalog.stored import stored
 from superbatch_server.service.catalog.tables import events
 
@@ -20,6 +21,7 @@ def add_event(
     connection: Connection, job_id: str, kind: str, message: str, fields: Mapping[str, Scalar] | None = None
 ) -> None:
     """Add one line to a job's history."""
+    changed(connection, job_id)
     connection.execute(
         insert(events).values(
             job_id=job_id,

@@ -17,9 +17,18 @@ def get_job(connection: Connection, job_id: str) -> Job:
     return job_of(job_row(connection, job_id))
 
 
-def list_jobs(connection: Connection, query: PageQuery) -> tuple[list[Job], str | None]:
-    """Return a page of jobs, newest first."""
-    rows, token = read_page(connection, jobs, query)
+def hold_job(connection: Connection, job_id: str) -> Job:
+    """Return one job, which cannot be deleted before this transaction ends; or raise NotFound."""
+    held = select(jobs.c.id).where(jobs.c.id == job_id).with_for_update(read=True, key_share=True)
+    connection.execute(held)
+    return get_job(connection, job_id)
+
+
+def list_jobs(
+    connection: Connection, query: PageQuery, *, state: JobState | None = None
+) -> tuple[list[Job], str | None]:
+    """Return a page of jobs, newest first; of those in one state where it is given."""
+    rows, token = read_page(connection, jobs, query, where=None if state is None else jobs.c.state == str(state))
     return [job_of(row) for row in rows], token
 
 

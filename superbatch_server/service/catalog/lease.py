@@ -19,7 +19,11 @@ from superbatch_server.service.catalog.tables import jobs
 from superbatch_server.service.catalog.waiting import learner_is_live
 
 _HELD = (JobState.RUNNING, JobState.CANCELLING)
-_PHASE_OF_WAIT = {"trainer": Phase.WAITING_FOR_TRAINER, "checkpoint": Phase.WAITING_FOR_CHECKPOINT}
+_PHASE_OF_WAIT = {
+    "trainer": Phase.WAITING_FOR_TRAINER,
+    "checkpoint": Phase.WAITING_FOR_CHECKPOINT,
+    "room": Phase.WAITING_FOR_ROOM,
+}
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ def release(connection: Connection, attempt: Attempt, wait: Release) -> None:
             crashes=0,
         )
         fields = {"attempt": attempt.token, "waits_for": wait.waits_for}
-        add_event(connection, attempt.job_id, "released", f"waits for the {wait.waits_for}", fields)
+        message = f"waits for the {wait.waits_for}" + (f": {wait.reason}" if wait.reason else "")
+        add_event(connection, attempt.job_id, "released", message[:4000], fields)
     end_attempt(connection, row, "released")
 
 

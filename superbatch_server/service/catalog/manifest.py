@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, select
+from sqlalchemy import Connection, RowMapping, Select, func, select
 
 from superbatch.formats.canonical import canonical_json
 from superbatch.formats.manifest import Manifest, NumericsProfile, Revoked
@@ -57,7 +57,7 @@ class PublishedList:
 def log_version(connection: Connection, job_id: str) -> tuple[object, ...]:
     """Return what changes whenever the manifest does: one small row, for pollers."""
     names = ("history_id", "next_seq", "state", "eligible_digest", "numerics_digest", "num_revoked")
-    columns = [jobs.c[name] for name in names]
+    columns = [*(jobs.c[name] for name in names), _oldest_seq(job_id).scalar_subquery()]
     return tuple(connection.execute(select(*columns).where(jobs.c.id == job_id)).one_or_none() or ())
 
 
@@ -108,8 +108,7 @@ def find_list(connection: Connection, job_id: str, name: str) -> PublishedList:
 
 
 def _head(connection: Connection, job: RowMapping) -> Manifest:
-    oldest = select(func.min(segments.c.first_seq)).where(segments.c.job_id == job["id"])
-    oldest_seq = connection.execute(oldest).scalar_one()
+    oldest_seq = connection.execute(_oldest_seq(job["id"])).scalar_one()
     end = _END_OF_STATE.get(job["state"])
     return Manifest(
         job=job["id"],
@@ -117,7 +116,7 @@ def _head(connection: Connection, job: RowMapping) -> Manifest:
         dataset_fingerprint=_value(connection, datasets.c.fingerprint, datasets.c.id == job["dataset_id"]),
         shard_table=f"../../datasets/{job['dataset_id']}/shards",
         policy=policy_of(CurateSpec.model_validate_json(job["spec"])),
-        reference_digest=_value(connection, models.c.digest, models.c.id == job["reference_id"]),
+        reference_digest=_value(connection, models.c.digest, models.c.id == (job["reference_id"] or "")),
         eligible_digest=job["eligible_digest"],
         numerics_profile=_profile(job),
         oldest_seq=job["next_seq"] if oldest_seq is None else oldest_seq,
@@ -126,6 +125,10 @@ def _head(connection: Connection, job: RowMapping) -> Manifest:
         final_seq=None if end is None else job["next_seq"],
         segments=(),
     )
+
+
+def _oldest_seq(job_id: str) -> Select[Any]:
+    return select(func.min(segments.c.first_seq)).where(segments.c.job_id == job_id)
 
 
 def _with_segments(connection: Connection, head: Manifest, after: int) -> Manifest:

@@ -16,9 +16,11 @@ from superbatch_server.schemas.attempts import WalkPosition
 from superbatch_server.schemas.errors import NotFound, WrongState
 from superbatch_server.schemas.jobs import CurateSpec, JobState
 from superbatch_server.service.catalog.clock import now_ms
+from superbatch_server.service.catalog.engine import changed
 from superbatch_server.service.catalog.events import add_event
 from superbatch_server.service.catalog.stored import stored
 from superbatch_server.service.catalog.tables import jobs, log_digests
+from superbatch_server.service.wakeups import QUEUE
 
 
 def submit_job(connection: Connection, spec: CurateSpec, *, job_id: str | None = None) -> RowMapping:
@@ -54,6 +56,7 @@ def submit_job(connection: Connection, spec: CurateSpec, *, job_id: str | None =
         )
     )
     connection.execute(insert(log_digests).values(job_id=job_id, count=0, log_digest=start_digest))
+    changed(connection, QUEUE)
     add_event(connection, job_id, "submitted", f"{spec.num_batches} batches of {spec.selection.b} rows were asked for")
     return job_row(connection, job_id)
 
@@ -69,6 +72,9 @@ def job_row(connection: Connection, job_id: str, *, lock: bool = False) -> RowMa
 
 def update_job(connection: Connection, job_id: str, **values: Any) -> None:
     """Set columns of a job and the time of its last change."""
+    changed(connection, job_id)
+    if "state" in values:
+        changed(connection, QUEUE)
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(updated_ms=now_ms(connection), **values))
 
 

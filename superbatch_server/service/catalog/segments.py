@@ -222,7 +222,7 @@ def _log_file(connection: Connection, job: RowMapping, row: RowMapping) -> Segme
 
 
 def _head_files(connection: Connection, job: RowMapping) -> list[SegmentFile]:
-    digest = select(models.c.digest).where(models.c.id == job["reference_id"])
+    digest = select(models.c.digest).where(models.c.id == (job["reference_id"] or ""))
     head = LogHead(
         job=job["id"],
         history_id=job["history_id"],

@@ -106,6 +106,10 @@ jobs = Table(
     Column("num_revoked", BigInteger, nullable=False, server_default="0"),
     Column("totals", Text),
     Index("jobs_by_state", "state", "created_ms"),
+    Index("jobs_by_created", "created_ms", "id"),
+    Index("jobs_by_secret", "secret_sha256"),
+    Index("jobs_to_search", "is_searching"),
+    Index("jobs_to_log", "end_logged", "state"),
 )
 
 attempts = Table(
@@ -149,6 +153,7 @@ segments = Table(
     Column("committed_ms", BigInteger, nullable=False),
     Column("searched_version", Integer, nullable=False, server_default="0"),
     UniqueConstraint("job_id", "list_name"),
+    Index("segments_by_generation", "job_id", "generation", "first_seq", "num_batches"),
 )
 
 exclusions = Table(
@@ -180,6 +185,7 @@ log_digests = Table(
     Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("count", BigInteger, primary_key=True),
     Column("log_digest", String(64), nullable=False),
+    Index("log_digests_by_digest", "log_digest"),
 )
 
 cache = Table(
@@ -194,6 +200,30 @@ cache = Table(
     Column("quarantined", Text, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
 )
+
+cache_uses = Table(
+    "cache_uses",
+    metadata,
+    Column("cache_key", ForeignKey("cache.cache_key", ondelete="CASCADE"), primary_key=True),
+    Column("dataset_fingerprint", String(64), primary_key=True),
+    Column("model_digest", String(64), primary_key=True),
+)
+"""By which data sets and reference model a cache entry was used; the model is empty for an index, which needs none."""
+
+gc_runs = Table(
+    "gc_runs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("dry_run", Boolean, nullable=False),
+    Column("min_age_ms", BigInteger, nullable=False),
+    Column("worker", String(64)),
+    Column("report", Text, nullable=False),
+    Column("error", Text),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("updated_ms", BigInteger, nullable=False),
+)
+"""Runs of the garbage collection; `worker` is who works on it, and stops when another name stands there."""
 
 consumers = Table(
     "consumers",
@@ -222,6 +252,9 @@ checkpoints = Table(
     Column("reason", Text),
     Column("created_ms", BigInteger, nullable=False),
     UniqueConstraint("job_id", "ordinal"),
+    Index("checkpoints_by_state", "job_id", "state"),
+    Index("checkpoints_by_generation", "job_id", "generation"),
+    Index("checkpoints_by_file", "sha256"),
 )
 
 events = Table(
@@ -271,4 +304,5 @@ idempotency = Table(
     Column("answer", Text, nullable=False),
     Column("expires_ms", BigInteger, nullable=False),
     Column("done", Boolean, nullable=False),
+    Index("idempotency_by_expiry", "expires_ms"),
 )

@@ -38,6 +38,8 @@ def totals_of(connection: Connection, job: RowMapping) -> Totals:
     Cost: one row. Segments that were committed before totals were kept are read once more, in order.
     """
     totals = Totals.model_validate_json(job["totals"]) if job["totals"] else Totals()
+    if totals.next_seq >= job["next_seq"]:
+        return totals
     query = select(segments.c.commit).where(
         segments.c.job_id == job["id"], segments.c.first_seq >= totals.next_seq, segments.c.first_seq < job["next_seq"]
     )

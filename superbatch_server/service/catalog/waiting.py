@@ -1,7 +1,8 @@
 """What a queued job waits for, and when that has moved.
 
 A driver that had to wait for long released its job with what it had seen last (`Release`). The job is claimable again
-only when a learner's progress or a checkpoint differs from that, so that an idle trainer costs no machine.
+only when a learner's progress or a checkpoint differs from that, so that an idle trainer costs no machine. A job that
+found a disk full tries again after a pause.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from superbatch_server.schemas.trainers import CheckpointState
 from superbatch_server.service.catalog.clock import now_ms
 from superbatch_server.service.catalog.tables import checkpoints, consumers, jobs
 
+ROOM_PAUSE_MS = 15_000
+"""Between two looks at whether a full disk has room again."""
+
 USABLE = (CheckpointState.RECEIVED, CheckpointState.VERIFYING, CheckpointState.ACTIVE)
 
 
@@ -22,6 +26,7 @@ def is_claimable(at_ms: int) -> ColumnElement[bool]:
         jobs.c.waits_for.is_(None),
         and_(jobs.c.waits_for == "trainer", _trainer_moved(at_ms)),
         and_(jobs.c.waits_for == "checkpoint", _checkpoint_moved()),
+        and_(jobs.c.waits_for == "room", jobs.c.lease_until_ms <= at_ms - ROOM_PAUSE_MS),
     )
     expired = and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until_ms <= at_ms)
     return or_(and_(jobs.c.state == JobState.QUEUED, moved), expired)

@@ -55,6 +55,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest_s:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def age(seconds: float) -> str:
+    """Return how old something is, coarsely: 42 s, 3 min, 2 h, 5 d."""
+    for unit, length_s in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length_s:
+            return f"{int(seconds // length_s)} {unit}"
+    return f"{int(seconds)} s"
+
+
 def _line(row: RowMapping, at_ms: int) -> AttemptLine:
     ended_ms = row["ended_ms"]
     return AttemptLine(

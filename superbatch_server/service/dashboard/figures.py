@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from superbatch_server.schemas.attempts import PoolReport
-from superbatch_server.schemas.datasets import Dataset
 from superbatch_server.schemas.jobs import Job, JobState, Phase
+from superbatch_server.schemas.stats import JobStats
 from superbatch_server.schemas.trainers import Checkpoint, Consumer
-from superbatch_server.service.catalog.stats import filter_ratio
+from superbatch_server.service.dashboard.attempts import duration
+from superbatch_server.service.dashboard.charts import newest_staleness
 from superbatch_server.service.dashboard.history import History
 from superbatch_server.service.dashboard.plot import number
+from superbatch_server.service.dashboard.speed import Speed
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that the head is made from."""
+    """All that the head is made from; every number that `GET /v1/jobs/{job}/stats` has comes from `stats`."""
 
     job: Job
-    dataset: Dataset
+    stats: JobStats
     history: History
-    pool: PoolReport | None
+    speed: Speed
     consumers: Sequence[Consumer]
-    counters: Mapping[str, int | float]
     active: Checkpoint | None = None
     """The checkpoint that scores the next batch."""
+    newest_score_age_s: float | None = None
+    """Seconds between the push of the checkpoint that scored the newest batch and the commit of that batch."""
+    supervisor_warning: str = ""
 
     @property
     def learner(self) -> Consumer | None:
@@ -36,11 +38,12 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number with its name, and what stands small below it."""
+    """One number with its name, and what stands small below it; `stat` is its name and value in /stats."""
 
     name: str
     value: str
     note: str = ""
+    stat: tuple[str, int | float | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,33 +54,37 @@ class Track:
     done: int
     total: int
     is_over: bool
+    stat: str | None = None
 
 
 def tracks(facts: Facts) -> list[Track]:
     """Return the bars: shards indexed and embedded, batches published, batches the learner has trained."""
-    job, learner, is_over = facts.job, facts.learner, facts.job.state.is_terminal
+    job, learner, counters = facts.job, facts.learner, facts.stats.counters
+    is_over = job.state.is_terminal
     shown = []
-    if facts.counters.get("shards_total") and not is_over:
-        shown.append(
-            Track("Shards", int(facts.counters.get("shards_done", 0)), int(facts.counters["shards_total"]), False)
-        )
-    shown.append(Track("Published", job.next_seq, job.num_batches, is_over))
+    if counters.get("shards_total") and not is_over:
+        shown.append(Track("Shards", int(counters.get("shards_done", 0)), int(counters["shards_total"]), False))
+    shown.append(Track("Published", job.next_seq, job.num_batches, is_over, "next_seq"))
     if learner is not None:
-        shown.append(Track("Trained", learner.report.trained_seq, job.num_batches, is_over and not learner.is_live))
+        is_still = is_over and not learner.is_live
+        shown.append(
+            Track("Trained", facts.stats.consumer_trained_seq, job.num_batches, is_still, "consumer_trained_seq")
+        )
     return shown
 
 
 def figures(facts: Facts) -> list[Figure]:
     """Return the key figures; a number that is not known yet is a dash."""
-    total, b = facts.history.total, facts.job.spec.selection.b
+    stats, spec = facts.stats, facts.job.spec
     return [
         _filter_figure(facts),
-        Figure("Loaded", f"{total.candidates:,}", "candidates drawn"),
-        _trained_figure(facts, b),
-        _eligible_figure(facts),
-        *(_cap_figure(facts) if facts.job.spec.selection.repetition_cap is not None else ()),
-        *(_refresh_figures(facts) if facts.job.spec.pushes else ()),
-        _speed_figure(facts.history),
+        Figure("Loaded", f"{stats.loaded:,}", "candidates drawn", ("loaded", stats.loaded)),
+        Figure("Selected", f"{stats.trained:,}", f"rows, {spec.selection.b:,} a batch", ("trained", stats.trained)),
+        _eligible_figure(stats),
+        *(_cap_figure(facts) if spec.selection.repetition_cap is not None else ()),
+        *(_refresh_figures(facts) if spec.pushes else ()),
+        _speed_figure(facts),
+        _left_figure(facts),
     ]
 
 
@@ -89,7 +96,9 @@ def status_note(facts: Facts) -> str:
     if job.phase in (Phase.WAITING_FOR_TRAINER, Phase.WAITING_FOR_CHECKPOINT):
         meanwhile = " Its machine is free meanwhile." if job.state is JobState.QUEUED else ""
         return f"Waits {_awaited(facts)}.{meanwhile}"
-    return "Waits for a supervisor." if job.state is JobState.QUEUED else ""
+    if job.state is JobState.QUEUED:
+        return facts.supervisor_warning or "Waits for a supervisor to have a place free."
+    return ""
 
 
 def _awaited(facts: Facts) -> str:
@@ -105,54 +114,66 @@ def _awaited(facts: Facts) -> str:
 
 
 def _filter_figure(facts: Facts) -> Figure:
-    ratio = filter_ratio(facts.history.total)
-    largest = f" of {facts.history.newest_B:,} kept" if facts.history.newest_B else " a batch"
-    return Figure("Filter ratio", "–" if ratio is None else f"{ratio:.3f}", f"{facts.job.spec.selection.b:,}{largest}")
+    ratio, b = facts.stats.filter_ratio, facts.job.spec.selection.b
+    newest = facts.stats.segments[-1:]
+    note = f"{b:,} of {newest[0].B[-1]:,} kept" if newest else f"{b:,} a batch"
+    return Figure("Filter ratio", "–" if ratio is None else f"{ratio:.3f}", note, ("filter_ratio", ratio))
 
 
-def _trained_figure(facts: Facts, b: int) -> Figure:
-    if facts.learner is None:
-        return Figure("Trained", "–", "no trainer yet")
-    return Figure("Trained", f"{facts.learner.report.trained_seq * b:,}", f"examples, by {facts.learner.name}")
-
-
-def _eligible_figure(facts: Facts) -> Figure:
-    rows = facts.dataset.rows
-    of_rows = "" if rows is None else f"of {rows:,} rows"
-    return Figure("Eligible", f"{facts.pool.eligible:,}" if facts.pool else "–", of_rows)
+def _eligible_figure(stats: JobStats) -> Figure:
+    of_rows = "" if stats.rows is None else f"of {stats.rows:,} rows"
+    value = "–" if stats.eligible is None else f"{stats.eligible:,}"
+    return Figure("Eligible", value, of_rows, ("eligible", stats.eligible))
 
 
 def _cap_figure(facts: Facts) -> tuple[Figure]:
-    total = facts.history.total
-    share = f"{total.capped / total.candidates:.1%}" if total.candidates else "–"
+    stats = facts.stats
+    share = f"{stats.capped / stats.loaded:.1%}" if stats.loaded else "–"
     return (Figure("At the cap", share, f"of the candidates; {facts.job.spec.selection.repetition_cap:,} allowed"),)
 
 
-def _refresh_figures(facts: Facts) -> tuple[Figure, Figure]:
-    history = facts.history
-    newest = [value for value in history.staleness[-1:] if math.isfinite(value)]
-    generation = f"{history.generation[-1]:.0f}" if history.next_seq else "–"
+def _refresh_figures(facts: Facts) -> tuple[Figure, ...]:
+    newest = newest_staleness(facts.stats)
+    allowed = facts.job.spec.refresh.max_staleness
+    ahead = facts.job.next_seq - facts.stats.consumer_trained_seq
+    of = "" if facts.learner is None else f" of {facts.learner.name}"
     return (
-        Figure("Generation", generation, _of_generation(generation, facts.active)),
-        Figure(
-            "Staleness",
-            number(newest[0]) if newest else "–",
-            f"batches; limit {facts.job.spec.refresh.max_staleness:,}",
-        ),
+        Figure("Ahead", f"{ahead:,}", f"batches ahead{of}; {max(0, allowed - ahead):,} of credit left"),
+        _generation_figure(facts),
+        Figure("Staleness", "–" if newest is None else f"{newest:,}", _age_note(facts, allowed)),
     )
 
 
-def _of_generation(newest: str, active: Checkpoint | None) -> str:
-    is_other = active is not None and str(active.generation) != newest
-    return f"of the newest batch; {active.generation} is active" if active and is_other else "of the newest batch"
+def _generation_figure(facts: Facts) -> Figure:
+    newest, now = facts.stats.segments[-1:], facts.stats.generation
+    scored = f"{newest[0].generation:,} scored the newest batch" if newest else ""
+    return Figure("Generation", f"{now:,}", scored, ("generation", now))
 
 
-def _speed_figure(history: History) -> Figure:
+def _age_note(facts: Facts, allowed: int) -> str:
+    age_s = facts.newest_score_age_s
+    pushed = "" if age_s is None else f"; scored {duration(age_s)} after the push"
+    return f"batches; limit {allowed:,}{pushed}"
+
+
+def _speed_figure(facts: Facts) -> Figure:
+    speed, history = facts.speed, facts.history
+    if speed.rows_per_s is not None:
+        each = "" if speed.seconds_per_batch is None else f", {duration(speed.seconds_per_batch)} a batch"
+        return Figure("Rows per second", number(speed.rows_per_s), f"looked at{each}")
     if not history.next_seq:
         return Figure("Per batch", "–")
     total_s = sum(history.seconds.values())
     share = history.seconds["score_s"] / total_s if total_s else 0.0
     return Figure("Per batch", _seconds(total_s / history.next_seq), f"{share:.0%} of it scoring")
+
+
+def _left_figure(facts: Facts) -> Figure:
+    job = facts.job
+    if job.state.is_terminal:
+        return Figure("Time left", "none", f"the job is {job.state.lower()}")
+    left_s, batches = facts.speed.left_s, job.num_batches - job.next_seq
+    return Figure("Time left", "–" if left_s is None else duration(left_s), f"for {batches:,} batches")
 
 
 def _seconds(seconds: float) -> str:

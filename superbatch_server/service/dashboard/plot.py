@@ -7,15 +7,17 @@ are text beside the drawing, evenly spaced, so that they keep their size on a na
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+
+from superbatch_server.service.dashboard.curve import MAX_BINS, Curve, Merge, Ratio, Span
 
 WIDTH, HEIGHT = 1000.0, 100.0
-MAX_POINTS = 400
+MAX_POINTS = MAX_BINS
+MAX_ROWS = 40
+"""Rows of the table behind a chart."""
 TICK_GAPS = 4
 
-Merge = Literal["mean", "max", "last"]
 Place = tuple[float, float]
 
 
@@ -25,7 +27,7 @@ class Series:
 
     label: str
     style: str
-    column: Sequence[float]
+    column: Sequence[float] | Curve | Ratio
     merge: Merge = "mean"
     is_step: bool = False
 
@@ -42,7 +44,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A chart: title, lines, and tick labels (y from the top down, x from left to right)."""
+    """A drawing: what it shows, lines, and tick labels (y from the top down, x from left to right)."""
 
     title: str
     summary: str
@@ -57,17 +59,20 @@ class Plot:
         return tuple(round(HEIGHT * i / last, 2) for i in range(len(self.y_ticks)))
 
 
-def plot(title: str, series: Sequence[Series], *, is_count: bool) -> Plot | None:
+def plot(
+    title: str, series: Sequence[Series], *, is_count: bool, within: tuple[float, float] | None = None
+) -> Plot | None:
     """Return the chart of `series` over all seqs, or None where none of them has a value.
 
-    Counts are drawn from zero, with whole numbers on the axis.
+    Counts are drawn from zero, with whole numbers on the axis; `within` is a range that the axis shows in any case.
     """
-    stop_seq = max((len(one.column) for one in series), default=0)
-    binned = [list(_bins(one, max(1, math.ceil(stop_seq / MAX_POINTS)))) for one in series]
+    binned = [spans_of(one) for one in series]
+    stop_seq = max((bins[-1][1] for bins in binned if bins), default=0)
     values = [value for bins in binned for _, _, value in bins if value is not None]
     if not values:
         return None
-    ticks = nice_ticks(0.0 if is_count else min(values), max(values), smallest_step=1.0 if is_count else 0.0)
+    low, high = within or (0.0 if is_count else math.inf, -math.inf)
+    ticks = nice_ticks(min(low, *values), max(high, *values), smallest_step=1.0 if is_count else 0.0)
     drawn = [_line(one, bins, stop_seq, ticks) for one, bins in zip(series, binned, strict=True)]
     return Plot(
         title=title,
@@ -77,6 +82,40 @@ def plot(title: str, series: Sequence[Series], *, is_count: bool) -> Plot | None
         y_ticks=tuple(number(tick) for tick in reversed(ticks)),
         x_ticks=_x_ticks(stop_seq),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawing with the sentence that it proves, and the table behind it. `id` is unique on its page."""
+
+    id: str
+    finding: str
+    plot: Plot
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def chart(
+    chart_id: str,
+    finding: str,
+    title: str,
+    series: Sequence[Series],
+    *,
+    is_count: bool,
+    note: str = "",
+    within: tuple[float, float] | None = None,
+) -> Chart | None:
+    """Return the chart of `series`, or None where none of them has a value."""
+    drawn = plot(title, series, is_count=is_count, within=within)
+    if drawn is None:
+        return None
+    told = [spans_of(one, at_most=MAX_ROWS) for one in series]
+    longest = max(told, key=len)
+    rows = tuple(
+        (_batches(start, stop), *(_cell(spans, i) for spans in told)) for i, (start, stop, _) in enumerate(longest)
+    )
+    return Chart(chart_id, finding, drawn, ("Batches", *(one.label for one in series)), rows, note)
 
 
 def nice_ticks(low: float, high: float, *, smallest_step: float = 0.0) -> list[float]:
@@ -94,21 +133,13 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value == 0 or abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _bins(series: Series, width: int) -> Iterator[tuple[int, int, float | None]]:
-    """Yield (start, stop, merged value) for every `width` seqs; None where they have no value."""
-    for start in range(0, len(series.column), width):
-        stop = min(start + width, len(series.column))
-        finite = [value for value in series.column[start:stop] if math.isfinite(value)]
-        yield start, stop, _merged(finite, series.merge) if finite else None
+def spans_of(series: Series, *, at_most: int = MAX_POINTS) -> list[Span]:
+    """Return what a series is drawn from, or told as in a table: at most `at_most` spans."""
+    column = series.column if isinstance(series.column, Curve | Ratio) else Curve.of(series.column)
+    return list(column.spans(series.merge, at_most=at_most))
 
 
-def _merged(values: Sequence[float], merge: Merge) -> float:
-    if merge == "mean":
-        return math.fsum(values) / len(values)
-    return max(values) if merge == "max" else values[-1]
-
-
-def _line(series: Series, bins: Sequence[tuple[int, int, float | None]], stop_seq: int, ticks: Sequence[float]) -> Line:
+def _line(series: Series, bins: Sequence[Span], stop_seq: int, ticks: Sequence[float]) -> Line:
     low, high = ticks[0], ticks[-1]
     draw = _step_path if series.is_step else _straight_path
     pieces: list[str] = []
@@ -123,6 +154,15 @@ def _line(series: Series, bins: Sequence[tuple[int, int, float | None]], stop_se
             places = []
     newest = next((value for _, _, value in reversed(bins) if value is not None), None)
     return Line(series.label, series.style, " ".join(pieces), "none" if newest is None else number(newest))
+
+
+def _batches(start: int, stop: int) -> str:
+    return f"{start:,}" if stop - start == 1 else f"{start:,} to {stop - 1:,}"
+
+
+def _cell(spans: Sequence[Span], i: int) -> str:
+    value = spans[i][2] if i < len(spans) else None
+    return "–" if value is None else number(value)
 
 
 def _straight_path(places: Sequence[Place], end_x: float) -> str:

@@ -9,8 +9,10 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from superbatch_server.service.dashboard.home_page import HomePage
-from superbatch_server.service.dashboard.job_page import JobPage
+from superbatch_server.service.dashboard.attempts import age, duration
+from superbatch_server.service.dashboard.health_page import size
+from superbatch_server.service.dashboard.plot import number
+from superbatch_server.service.dashboard.safe_text import plain, shown, shown_lines
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -31,7 +33,7 @@ CONTENT_POLICY = "; ".join(
 
 SAFETY_HEADERS = {
     "Content-Security-Policy": CONTENT_POLICY,
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
@@ -48,13 +50,22 @@ def make_templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["count"] = _count
+    environment.filters.update(
+        age=age,
+        bytes=size,
+        count=_count,
+        duration=duration,
+        number=number,
+        plain=plain,
+        shown=shown,
+        shown_lines=shown_lines,
+    )
     return environment
 
 
-def draw(environment: Environment, template: str, page: HomePage | JobPage) -> str:
-    """Return a page as HTML."""
-    return environment.get_template(template).render(page=page)
+def draw(environment: Environment, template: str, **named: object) -> str:
+    """Return a page as HTML; `named` are the names that the template reads, `page` and `head` first of all."""
+    return environment.get_template(template).render(**named)
 
 
 def message_page(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Annotated
@@ -11,7 +12,8 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from sqlalchemy import Connection
 
-from superbatch_server.service.catalog.idempotency import Answer, answer_once
+from superbatch_server.service.auth import credential_of
+from superbatch_server.service.catalog.idempotency import Answer, KeyedRequest, answer_once
 from superbatch_server.service.catalog.pages import MAX_PAGE_SIZE, PageQuery
 from superbatch_server.service.catalog.stored import stored
 from superbatch_server.service.context import Deployment
@@ -23,10 +25,13 @@ IdempotencyKey = Annotated[
     str | None,
     Header(min_length=1, max_length=255, description="Same key and body within 24 hours: the same answer."),
 ]
-IfNoneMatch = Annotated[str | None, Header(max_length=4096)]
+IfNoneMatch = Annotated[str | None, Header(max_length=4096, description="An ETag that the client holds.")]
+NOT_MODIFIED: dict[int | str, dict[str, str]] = {304: {"description": "The client holds this representation."}}
 Seq = Annotated[int, Query(ge=0, le=_LARGEST_INTEGER)]
 PageSize = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)]
-PageToken = Annotated[str | None, Query(max_length=200, description="next_page_token of the page before.")]
+PageToken = Annotated[
+    str | None, Query(min_length=1, max_length=300, description="next_page_token of the page before.")
+]
 
 
 def page_query(page_size: PageSize = 50, page_token: PageToken = None) -> PageQuery:
@@ -47,33 +52,49 @@ def create_once(
     body: BaseModel,
 ) -> Response:
     """Make something in one transaction, at most once per Idempotency-Key, and answer 202 with it and its address."""
-    answer = _once(deployment, request, make, key=key, body=stored(body), status=202)
+    keyed = keyed_request(request, key=key, body=body)
+    answer = answer_once(deployment.engine, lambda connection: Answer(202, _text(make(connection))), keyed)
     location = f"{request.url.path}/{json.loads(answer.body)['id']}"
     return json_response(answer.body, status=answer.status, headers={"Location": location})
 
 
 def change_once(
-    deployment: Deployment, request: Request, change: Callable[[Connection], BaseModel], *, key: str | None
+    deployment: Deployment,
+    request: Request,
+    change: Callable[[Connection], BaseModel],
+    *,
+    key: str | None,
+    body: BaseModel | None = None,
+    status: int = 200,
 ) -> Response:
     """Change something in one transaction, at most once per Idempotency-Key, and answer with what it is now."""
-    answer = _once(deployment, request, change, key=key, body="", status=200)
+    keyed = keyed_request(request, key=key, body=body)
+    answer = answer_once(deployment.engine, lambda connection: Answer(status, _text(change(connection))), keyed)
     return json_response(answer.body, status=answer.status)
 
 
-def _once(
-    deployment: Deployment,
-    request: Request,
-    make: Callable[[Connection], BaseModel],
-    *,
-    key: str | None,
-    body: str,
-    status: int,
-) -> Answer:
-    def answered(connection: Connection) -> Answer:
-        return Answer(status, make(connection).model_dump_json())
+def keyed_request(request: Request, *, key: str | None, body: BaseModel | None) -> KeyedRequest:
+    """Return what makes a repeated request the same request."""
+    text = "" if body is None else stored(body)
+    return KeyedRequest(key, f"{request.method} {request.url.path}\n{text}", owner=credential_of(request).id)
 
-    identity = f"{request.method} {request.url.path}\n{body}"
-    return answer_once(deployment.engine, answered, key=key, request=identity)
+
+def represent(found: BaseModel, if_none_match: str | None) -> Response:
+    """Answer with a resource and its ETag; 304 where the client holds this representation."""
+    return represent_text(_text(found), if_none_match)
+
+
+def represent_text(text: str, if_none_match: str | None) -> Response:
+    """Answer with JSON text and its ETag; 304 where the client holds this representation."""
+    etag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    if is_known(if_none_match, etag):
+        return Response(status_code=304, headers=headers)
+    return json_response(text, headers=headers)
+
+
+def _text(found: BaseModel) -> str:
+    return found.model_dump_json()
 
 
 def json_response(text: str | bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

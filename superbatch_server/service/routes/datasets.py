@@ -11,17 +11,19 @@ from superbatch.formats.canonical import canonical_json
 from superbatch_server.schemas.base import Body
 from superbatch_server.schemas.datasets import Dataset, DatasetManifest
 from superbatch_server.service.catalog import datasets
-from superbatch_server.service.catalog.engine import read, write
+from superbatch_server.service.catalog.engine import read, transact
 from superbatch_server.service.context import Deployed
 from superbatch_server.service.registration import expand_shards
 from superbatch_server.service.routes.answers import (
     IMMUTABLE,
+    NOT_MODIFIED,
     IdempotencyKey,
     IfNoneMatch,
     Paged,
     create_once,
     is_known,
     json_response,
+    represent,
 )
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -49,29 +51,32 @@ def register_dataset(
     )
 
 
-@router.get("")
-def list_datasets(deployment: Deployed, page: Paged) -> DatasetList:
+@router.get("", response_model=DatasetList, responses=NOT_MODIFIED)
+def list_datasets(deployment: Deployed, page: Paged, if_none_match: IfNoneMatch = None) -> Response:
     """Return data sets, newest first."""
     with read(deployment.engine) as connection:
         found, token = datasets.list_datasets(connection, page)
-    return DatasetList(datasets=found, next_page_token=token)
+    return represent(DatasetList(datasets=found, next_page_token=token), if_none_match)
 
 
-@router.get("/{dataset_id}")
-def get_dataset(deployment: Deployed, dataset_id: str) -> Dataset:
+@router.get("/{dataset_id}", response_model=Dataset, responses=NOT_MODIFIED)
+def get_dataset(deployment: Deployed, dataset_id: str, if_none_match: IfNoneMatch = None) -> Response:
     """Return one data set."""
     with read(deployment.engine) as connection:
-        return datasets.get_dataset(connection, dataset_id)
+        return represent(datasets.get_dataset(connection, dataset_id), if_none_match)
 
 
 @router.delete("/{dataset_id}", status_code=204)
 def delete_dataset(deployment: Deployed, dataset_id: str) -> None:
     """Forget a data set that no job refers to."""
-    with write(deployment.engine) as connection:
-        datasets.delete_dataset(connection, dataset_id)
+    transact(deployment.engine, lambda connection: datasets.delete_dataset(connection, dataset_id))
 
 
-@router.get("/{dataset_id}/shards", response_class=Response, responses={200: {"content": {"application/json": {}}}})
+@router.get(
+    "/{dataset_id}/shards",
+    response_class=Response,
+    responses={200: {"content": {"application/json": {}}}, **NOT_MODIFIED},
+)
 def get_shard_table(deployment: Deployed, dataset_id: str, if_none_match: IfNoneMatch = None) -> Response:
     """Return the shard table of a READY data set (docs/formats.md). It never changes."""
     with read(deployment.engine) as connection:

@@ -1,4 +1,7 @@
-"""Health, for whoever watches the service; the only route that needs no credential."""
+"""Health, for whoever watches the service: the routes that need no credential.
+
+`/v1/health`: the process lives; if not, start it again. `/healthz`: it can serve; if not, send it no requests.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,18 @@ router = APIRouter(tags=["health"])
 
 
 class Health(Body):
-    """The API answers and the catalog can be read."""
+    """The API answers."""
 
     status: Literal["ok"] = "ok"
 
 
-@router.get("/healthz")
 @router.get("/v1/health", include_in_schema=False)
+async def get_liveness() -> Health:
+    """Return ok: a catalog that is away is not mended by another start of the API."""
+    return Health()
+
+
+@router.get("/healthz")
 def get_health(deployment: Deployed) -> Health:
     """Return ok, or 503 when the catalog does not answer."""
     with read(deployment.engine) as connection:

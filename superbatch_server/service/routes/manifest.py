@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from starlette.concurrency import run_in_threadpool
 
 from superbatch_server.schemas.errors import RangeRefused, Unavailable
 from superbatch_server.service.catalog.engine import read
-from superbatch_server.service.catalog.manifest import Page, PublishedList, find_list, log_version, manifest_page
+from superbatch_server.service.catalog.manifest import PublishedList, find_list
 from superbatch_server.service.context import Deployed, Deployment
 from superbatch_server.service.problems import problem_response
-from superbatch_server.service.routes.answers import IMMUTABLE, IfNoneMatch, Seq, is_known, json_response
+from superbatch_server.service.routes.answers import IMMUTABLE, NOT_MODIFIED, IfNoneMatch, Seq, is_known, json_response
 from superbatch_server.service.routes.ranges import NoSuchRange, wanted_range
+from superbatch_server.service.wakeups import LOOK_S
 from superbatch_server.storage.store import ArtifactStore
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["log"])
 
-POLL_S = 0.2
 LONGEST_WAIT_S = 60.0
+_LOOK_S = LOOK_S / 2
+"""A poller looks this often without being rung, at a page that may be just as old: together at most `LOOK_S`."""
 _PART_BYTES = 1 << 20
+_LIST = "application/vnd.apache.parquet"
 
 
-@router.get("/manifest", response_class=Response, responses={200: {"content": {"application/json": {}}}, 304: {}})
+@router.get(
+    "/manifest", response_class=Response, responses={200: {"content": {"application/json": {}}}, **NOT_MODIFIED}
+)
 async def get_manifest(  # noqa: PLR0917  (a request has them by name)
     deployment: Deployed,
     request: Request,
@@ -41,33 +45,31 @@ async def get_manifest(  # noqa: PLR0917  (a request has them by name)
     A poll with If-None-Match ends as well when anything else of the manifest has changed: batches were revoked.
     """
 
-    def read_page() -> Page:
-        with read(deployment.engine) as connection:
-            return manifest_page(connection, job_id, history=history, after=after)
-
-    def read_version() -> tuple[object, ...]:
-        with read(deployment.engine) as connection:
-            return log_version(connection, job_id)
-
-    loop = asyncio.get_running_loop()
-    stop_s = loop.time() + min(wait, LONGEST_WAIT_S)
-    version = await run_in_threadpool(read_version)
-    page = await run_in_threadpool(read_page)
+    pages, place = deployment.manifest_pages, (job_id, history, after)
+    stop_s = time.monotonic() + min(wait, LONGEST_WAIT_S)
+    seen = deployment.wakeups.seen(job_id)
+    page = await pages.page(place)
     while is_known(if_none_match, page.etag) or not (page.has_news or if_none_match):
-        left_s = stop_s - loop.time()
+        left_s = stop_s - time.monotonic()
         if left_s <= 0 or await request.is_disconnected():
             break
-        await asyncio.sleep(min(POLL_S, left_s))
-        newest = await run_in_threadpool(read_version)
-        if newest != version:
-            version, page = newest, await run_in_threadpool(read_page)
+        seen = await deployment.wakeups.wait(job_id, seen, min(_LOOK_S, left_s))
+        page = await pages.page(place, max_age_s=_LOOK_S)
     headers = {"ETag": page.etag, "Cache-Control": "private, no-cache"}
     if is_known(if_none_match, page.etag):
         return Response(status_code=304, headers=headers)
     return json_response(page.text, headers=headers)
 
 
-@router.get("/lists/{name}", response_class=Response, responses={200: {"content": {"application/octet-stream": {}}}})
+@router.get(
+    "/lists/{name}",
+    response_class=Response,
+    responses={
+        200: {"content": {_LIST: {}}},
+        206: {"content": {_LIST: {}}, "description": "The part that Range names."},
+        **NOT_MODIFIED,
+    },
+)
 def get_list(  # noqa: PLR0917  (a request has them by name)
     deployment: Deployed,
     request: Request,
@@ -106,7 +108,7 @@ def _bytes_response(
     return StreamingResponse(
         _parts(deployment.store, published.key, sent),
         status_code=200 if part is None else 206,
-        media_type="application/vnd.apache.parquet",
+        media_type=_LIST,
         headers=headers,
     )
 

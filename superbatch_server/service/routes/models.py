@@ -8,10 +8,17 @@ from fastapi.responses import Response
 from superbatch_server.schemas.base import Body
 from superbatch_server.schemas.models import Model, ModelManifest
 from superbatch_server.service.catalog import models
-from superbatch_server.service.catalog.engine import read, write
+from superbatch_server.service.catalog.engine import read, transact
 from superbatch_server.service.context import Deployed
 from superbatch_server.service.registration import require_known_roots
-from superbatch_server.service.routes.answers import IdempotencyKey, Paged, create_once
+from superbatch_server.service.routes.answers import (
+    NOT_MODIFIED,
+    IdempotencyKey,
+    IfNoneMatch,
+    Paged,
+    create_once,
+    represent,
+)
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -38,23 +45,22 @@ def register_model(
     )
 
 
-@router.get("")
-def list_models(deployment: Deployed, page: Paged) -> ModelList:
+@router.get("", response_model=ModelList, responses=NOT_MODIFIED)
+def list_models(deployment: Deployed, page: Paged, if_none_match: IfNoneMatch = None) -> Response:
     """Return models, newest first."""
     with read(deployment.engine) as connection:
         found, token = models.list_models(connection, page)
-    return ModelList(models=found, next_page_token=token)
+    return represent(ModelList(models=found, next_page_token=token), if_none_match)
 
 
-@router.get("/{model_id}")
-def get_model(deployment: Deployed, model_id: str) -> Model:
+@router.get("/{model_id}", response_model=Model, responses=NOT_MODIFIED)
+def get_model(deployment: Deployed, model_id: str, if_none_match: IfNoneMatch = None) -> Response:
     """Return one model."""
     with read(deployment.engine) as connection:
-        return models.get_model(connection, model_id)
+        return represent(models.get_model(connection, model_id), if_none_match)
 
 
 @router.delete("/{model_id}", status_code=204)
 def delete_model(deployment: Deployed, model_id: str) -> None:
     """Forget a model that no job refers to."""
-    with write(deployment.engine) as connection:
-        models.delete_model(connection, model_id)
+    transact(deployment.engine, lambda connection: models.delete_model(connection, model_id))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from fastapi.responses import Response
 
 from superbatch_server.schemas.base import Body
 from superbatch_server.service.context import Deployed
+from superbatch_server.service.routes.answers import NOT_MODIFIED, IfNoneMatch, represent
 
 router = APIRouter(prefix="/v1/roots", tags=["roots"])
 
@@ -23,8 +25,8 @@ class RootList(Body):
     roots: list[RootPlace]
 
 
-@router.get("")
-def list_roots(deployment: Deployed) -> RootList:
+@router.get("", response_model=RootList, responses=NOT_MODIFIED)
+def list_roots(deployment: Deployed, if_none_match: IfNoneMatch = None) -> Response:
     """Return the roots by name."""
     places = sorted(deployment.settings.roots.items())
-    return RootList(roots=[RootPlace(name=name, url=url) for name, url in places])
+    return represent(RootList(roots=[RootPlace(name=name, url=url) for name, url in places]), if_none_match)

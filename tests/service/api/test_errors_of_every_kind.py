@@ -89,7 +89,7 @@ def test_a_wrong_query_names_its_parameter(world: World) -> None:
 @pytest.mark.parametrize("token", ["x", "%00", "e30", "WzEsMl0", "e1"])
 def test_a_foreign_page_token(world: World, token: str) -> None:
     for path in ("datasets", "models", "jobs"):
-        problem(world.client.get(f"/v1/{path}?page_token={token}"), "validation", "page_token")
+        problem(world.client.get(f"/v1/{path}?page_token={token}"), "page_token_refused", "page_token")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_foreign_page_token(world: World, token: str) -> None:
 def test_a_page_token_of_our_form_with_other_values(world: World, position: list[Any]) -> None:
     token = base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
     for path in ("datasets", "models", "jobs"):
-        problem(world.client.get(f"/v1/{path}?page_token={token}"), "validation", "page_token")
+        problem(world.client.get(f"/v1/{path}?page_token={token}"), "page_token_refused", "page_token")
 
 
 def test_a_number_that_no_database_holds(world: World) -> None:
@@ -111,8 +111,8 @@ def test_a_number_that_no_database_holds(world: World) -> None:
 
 def test_a_foreign_page_token_of_events(world: World) -> None:
     path = f"/v1/jobs/{world.submit()}/events"
-    problem(world.client.get(f"{path}?page_token=x"), "validation", "page_token")
-    problem(world.client.get(f"{path}?page_token=e-1"), "validation", "page_token")
+    problem(world.client.get(f"{path}?page_token=x"), "page_token_refused", "page_token")
+    problem(world.client.get(f"{path}?page_token=e-1"), "page_token_refused", "page_token")
 
 
 @pytest.mark.parametrize("seq", ["-1", "x", str(2**63)])
@@ -199,10 +199,10 @@ def test_health_needs_no_credential_and_tells_of_a_dead_catalog(world: World) ->
     anybody = world.client_with()
     assert answered(anybody.get("/healthz"), 200) == {"status": "ok"}
     assert answered(anybody.get("/v1/health"), 200) == {"status": "ok"}
-    world.engine.dispose()
-    (world.settings.data_dir / "catalog.sqlite").unlink()
-    (world.settings.data_dir / "catalog.sqlite").mkdir()
-    problem(anybody.get("/healthz"), "unavailable")
+    world.lose_catalog()
+    answer = anybody.get("/healthz")
+    problem(answer, "unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
 
 
 def test_the_token_is_in_no_representation_of_the_deployment(world: World) -> None:

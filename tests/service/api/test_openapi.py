@@ -35,9 +35,10 @@ def test_every_operation_is_described_and_names_its_errors(document: dict[str, A
     for name, operation in operations(document):
         assert operation["summary"], name
         assert operation.get("description"), name
-        if name != "get /healthz":
-            schema = operation["responses"]["default"]["content"]["application/json"]["schema"]
-            assert schema["$ref"].endswith("/Problem"), name
+        errors = {status: answer for status, answer in operation["responses"].items() if status >= "400"}
+        assert set(errors) >= ({"500", "503"} if name == "get /healthz" else {"401", "403", "429", "500", "503"}), name
+        for status, answer in errors.items():
+            assert answer["content"]["application/problem+json"]["schema"]["$ref"].endswith("/Problem"), (name, status)
 
 
 def test_no_error_has_another_form(document: dict[str, Any]) -> None:
@@ -60,6 +61,13 @@ def test_every_resource_is_there(document: dict[str, Any]) -> None:
         "post /v1/jobs/{job_id}/checkpoints",
         "put /v1/jobs/{job_id}/consumers/{name}",
     }
+
+
+def test_every_post_takes_a_key_or_is_named_by_its_content(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        if name.startswith("post ") and "/uploads" not in name:
+            headers = [each["name"] for each in operation["parameters"] if each["in"] == "header"]
+            assert "idempotency-key" in headers, name
 
 
 def test_the_service_imports_neither_torch_nor_ray() -> None:

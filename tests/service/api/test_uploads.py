@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import errno
+import hashlib
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2 as httpx
@@ -95,14 +99,118 @@ def test_an_upload_that_breaks_at_any_byte_goes_on_there_after_a_restart(world: 
         assert answered(complete(world, job, content), 200)["is_complete"]
 
 
-def test_a_part_that_came_already_or_too_early_or_too_long_is_refused_and_changes_nothing(
-    world: World, job: str
+def test_a_part_that_came_already_is_answered_as_done(world: World, job: str) -> None:
+    begin(world, job)
+    for part, offset in ((WEIGHTS[:30], 0), (WEIGHTS[:30], 0), (WEIGHTS[5:20], 5), (b"", 3)):
+        assert answered(put(world, job, part, offset), 200)["received_bytes"] == 30
+    answered(put(world, job, WEIGHTS[30:], 30), 200)
+    for _ in range(2):
+        assert answered(complete(world, job), 200)["is_complete"]
+        assert answered(put(world, job, WEIGHTS[30:], 30), 200)["is_complete"], "its answer may have been lost"
+    problem(put(world, job, b"other", 30), "wrong_offset")
+
+
+def test_other_bytes_or_a_part_too_early_or_too_long_are_refused_and_change_nothing(world: World, job: str) -> None:
+    begin(world, job)
+    answered(put(world, job, WEIGHTS[:30], 0), 200)
+    for part, offset in ((b"x" * 30, 0), (WEIGHTS[:40], 0), (WEIGHTS[40:], 40), (WEIGHTS[30:] + b"x", 30)):
+        problem(put(world, job, part, offset), "wrong_offset", "Go on at byte 30")
+    answered(put(world, job, b"", 30), 200)
+    answered(put(world, job, WEIGHTS[30:], 30), 200)
+    assert answered(complete(world, job), 200)["is_complete"]
+
+
+def digest_of(content: bytes) -> str:
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
+
+
+def send(world: World, job: str, part: bytes, offset: int, **digests: str) -> httpx.Response:
+    """Put a part with digests in its headers."""
+    headers = {name.replace("_", "-"): value for name, value in digests.items()}
+    path = f"/v1/jobs/{job}/uploads/{sha256(WEIGHTS)}"
+    return world.client.put(path, params={"offset": offset}, content=part, headers=headers)
+
+
+def test_a_part_that_lies_about_its_digest_is_refused_and_nothing_of_it_is_kept(world: World, job: str) -> None:
+    begin(world, job)
+    first, rest = WEIGHTS[:30], WEIGHTS[30:]
+    answered(send(world, job, first, 0, content_digest=digest_of(first), repr_digest=digest_of(WEIGHTS)), 200)
+    said = ("Content-Digest", sha256(rest), sha256(first), "byte 30")
+    problem(send(world, job, rest, 30, content_digest=digest_of(first)), "digest_mismatch", *said)
+    problem(send(world, job, rest, 30, repr_digest=digest_of(rest)), "digest_mismatch", "Repr-Digest", "whole file")
+    problem(send(world, job, rest, 30, content_digest="sha-256=:x:"), "validation", "RFC 9530")
+    assert world.get(f"/v1/jobs/{job}/uploads/{sha256(WEIGHTS)}")["received_bytes"] == 30
+    both = f"md5=:AAAA:, {digest_of(rest)}"
+    answered(send(world, job, rest, 30, content_digest=both), 200)
+    answered(send(world, job, rest, 30, content_digest="md5=:AAAA:"), 200)
+    assert answered(complete(world, job), 200)["is_complete"]
+
+
+def test_head_says_how_far_an_upload_is(world: World, job: str) -> None:
+    path = f"/v1/jobs/{job}/uploads/{sha256(WEIGHTS)}"
+    assert world.client.head(path).status_code == 404
+    begin(world, job)
+    answered(put(world, job, WEIGHTS[:30], 0), 200)
+    headers = world.client.head(path).headers
+    found = {name: headers[name] for name in ("upload-offset", "upload-length", "upload-complete", "cache-control")}
+    assert found == {
+        "upload-offset": "30",
+        "upload-length": str(len(WEIGHTS)),
+        "upload-complete": "?0",
+        "cache-control": "no-store",
+    }
+    answered(put(world, job, WEIGHTS[30:], 30), 200)
+    answered(complete(world, job), 200)
+    assert world.client.head(path).headers["upload-complete"] == "?1"
+    assert [found["id"] for found in world.get(f"/v1/jobs/{job}/uploads")["uploads"]] == [sha256(WEIGHTS)]
+
+
+def test_an_upload_is_given_up_whole_or_not_but_not_while_a_checkpoint_refers_to_it(world: World, job: str) -> None:
+    path = f"/v1/jobs/{job}/uploads/{sha256(WEIGHTS)}"
+    for step in (lambda: begin(world, job), lambda: uploaded(world, job)):
+        step()
+        assert world.client.delete(path).status_code == 204
+        problem(world.client.delete(path), "not_found")
+        assert files(world) == []
+    pushed = answered(push(world, job, uploaded(world, job)), 202)
+    problem(world.client.delete(path), "in_use", pushed["id"])
+    world.verdict(job, pushed["id"], ok=False, reason="not_finite")
+    assert world.client.delete(path).status_code == 204
+    problem(push(world, job, {"role": "weights", "root": "uploads", "key": f"{job}/{sha256(WEIGHTS)}.safetensors",
+                              "sha256": sha256(WEIGHTS)}), "object_missing")  # fmt: skip
+
+
+def test_of_a_push_and_a_deletion_that_race_one_wins(world: World, job: str) -> None:
+    for turn in range(6):
+        content = safetensors_of(float(turn))
+        file = uploaded(world, job, content)
+        path = f"/v1/jobs/{job}/uploads/{sha256(content)}"
+        with ThreadPoolExecutor(2) as pool:
+            pushing = pool.submit(push, world, job, file, 1)
+            deleting = pool.submit(world.client.delete, path)
+        outcome = (pushing.result().status_code, deleting.result().status_code)
+        assert outcome in {(202, 409), (422, 204)}
+        assert (world.settings.uploads_dir / file["key"]).exists() == (outcome[0] == 202)
+
+
+def test_a_full_disk_is_told_and_the_part_is_sent_again(
+    world: World, job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(world, job)
     answered(put(world, job, WEIGHTS[:30], 0), 200)
-    for part, offset in ((WEIGHTS[:30], 0), (WEIGHTS[40:], 40), (WEIGHTS[30:] + b"x", 30)):
-        problem(put(world, job, part, offset), "wrong_offset", "Go on at byte 30")
-    answered(put(world, job, b"", 30), 200)
+    real = os.pwrite
+
+    def full(descriptor: int, content: memoryview, offset: int) -> int:
+        if offset > 30:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, content[:10], offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    response = put(world, job, WEIGHTS[30:], 30)
+    problem(response, "insufficient_storage", "No space left", "superbatch gc")
+    assert int(response.headers["retry-after"]) > 0
+    monkeypatch.undo()
+    assert world.get(f"/v1/jobs/{job}/uploads/{sha256(WEIGHTS)}")["received_bytes"] == 30, "nothing of it was kept"
     answered(put(world, job, WEIGHTS[30:], 30), 200)
     assert answered(complete(world, job), 200)["is_complete"]
 

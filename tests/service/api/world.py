@@ -31,6 +31,7 @@ from superbatch_server.service.verification import model_digest, verify_pending
 from superbatch_server.storage.roots import open_roots
 from superbatch_server.storage.store import ArtifactStore, open_store
 from tests.service.catalog.builders import DATASET_ID, claim_it, job, new_catalog, record_rows, segment_commit
+from tests.service.postgres import shared_server
 
 TOKEN = "token-of-the-tests"
 URL = "http://127.0.0.1:8600"
@@ -82,11 +83,13 @@ def _app_of(world: World) -> FastAPI:
 class World:
     """What a test talks to."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, engine: Engine | None = None, **settings: Any) -> None:
+        """Make one over a catalog of its own, which it lets go of at the end, or over the one that is given."""
         self.data = folder / "data"
         self.data.mkdir()
-        self.engine: Engine = new_catalog(folder)
-        event.listen(self.engine, "connect", _forget_durability)
+        self.engine = engine or new_catalog(folder)
+        if self.engine.dialect.name == "sqlite":
+            event.listen(self.engine, "connect", _forget_durability)
         self.settings = Settings(
             data_dir=folder, roots={"pool": str(self.data), "empty": str(folder / "none")}, num_workers=1, **settings
         )
@@ -99,6 +102,15 @@ class World:
     def make_app(self) -> FastAPI:
         """Return an app that only this test uses, so that it may be changed."""
         return create_app(engine=self.engine, settings=self.settings, store=self.store, token=TOKEN)
+
+    def lose_catalog(self) -> None:
+        """Take the database away for good."""
+        self.engine.dispose()
+        if self.engine.dialect.name == "postgresql":
+            shared_server().sql(f"DROP DATABASE {self.engine.url.database} WITH (FORCE)")
+        else:
+            (self.settings.data_dir / "catalog.sqlite").unlink()
+            (self.settings.data_dir / "catalog.sqlite").mkdir()
 
     def restart(self) -> None:
         """Go on with an app that knows nothing but what is on the disk and in the catalog."""

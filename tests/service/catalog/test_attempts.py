@@ -126,7 +126,7 @@ def test_many_keys_are_looked_up_at_once(engine: Engine) -> None:
         for number in range(3):
             attempts.commit_cached(connection, attempt, cache_entry(f"shard {number}"))
     keys = [sha(f"shard {number}") for number in range(2000)]
-    with read(engine) as connection:
+    with write(engine) as connection:
         assert len(attempts.find_cached(connection, attempt, keys).entries) == 3
 
 

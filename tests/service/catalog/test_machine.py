@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
@@ -36,12 +37,12 @@ from tests.service.catalog.builders import (
     held,
     job,
     log_chain,
-    new_catalog,
     record_rows,
     segment_commit,
     set_learner,
     submit,
 )
+from tests.service.databases import fresh_catalog, needs_postgres
 
 MAX_CRASHES = 1
 
@@ -64,17 +65,19 @@ class Expected:
 class QueueMachine(RuleBasedStateMachine):
     """The catalog beside a model of it that fits on one page."""
 
+    database = "sqlite"
     job_ids: Bundle[str] = Bundle("job_ids")
     attempts: Bundle[Attempt] = Bundle("attempts")
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(mkdtemp(prefix="superbatch-machine-"))
-        self.engine = new_catalog(self.folder)
+        self.closing = ExitStack()
+        self.engine = self.closing.enter_context(fresh_catalog(self.database, self.folder))
         self.expected: dict[str, Expected] = {}
 
     def teardown(self) -> None:
-        self.engine.dispose()
+        self.closing.close()
         shutil.rmtree(self.folder)
 
     @initialize(target=job_ids)
@@ -256,5 +259,13 @@ class QueueMachine(RuleBasedStateMachine):
             assert [row["first_seq"] for row in rows] == [0, *stops[:-1]][: len(rows)]
 
 
+class PostgresQueueMachine(QueueMachine):
+    """The same in the other database."""
+
+    database = "postgresql"
+
+
 TestQueueMachine = QueueMachine.TestCase
 TestQueueMachine.settings = settings(max_examples=20, stateful_step_count=40, deadline=None, derandomize=True)
+TestPostgresQueueMachine = needs_postgres(PostgresQueueMachine.TestCase)
+TestPostgresQueueMachine.settings = settings(max_examples=10, stateful_step_count=40, deadline=None, derandomize=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copy
 
 import pytest
 from fastapi import FastAPI
@@ -53,3 +54,29 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def made(engine: Engine) -> Made:
     return seed(engine)
+
+
+@pytest.fixture(scope="session")
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Made]:
+    """Return the folder of a made-up catalog that nobody has open, to be copied."""
+    folder = tmp_path_factory.mktemp("seeded")
+    engine = new_engine(folder)
+    made = seed(engine)
+    engine.dispose()
+    return folder, made
+
+
+@pytest.fixture
+def own_engine(seeded: tuple[Path, Made], tmp_path: Path) -> Iterator[Engine]:
+    """Return a made-up catalog of this test alone, in `tmp_path`."""
+    for file in seeded[0].iterdir():
+        copy(file, tmp_path)
+    engine = create_engine(f"sqlite:///{tmp_path}/catalog.sqlite")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def own(seeded: tuple[Path, Made]) -> Made:
+    """Return the jobs of `own_engine`."""
+    return seeded[1]

@@ -26,7 +26,7 @@ from superbatch_server.service.catalog.clock import now_ms
 from superbatch_server.service.catalog.engine import write
 from superbatch_server.service.catalog.events import add_event
 from superbatch_server.service.catalog.exclusions import exclude
-from superbatch_server.service.catalog.queue import submit_job
+from superbatch_server.service.catalog.queue import job_row, submit_job
 from superbatch_server.service.catalog.revoked import revoke
 from superbatch_server.service.catalog.stored import stored
 from superbatch_server.service.catalog.tables import (
@@ -38,7 +38,9 @@ from superbatch_server.service.catalog.tables import (
     jobs,
     models,
     segments,
+    supervisors,
 )
+from superbatch_server.service.catalog.totals import totals_of
 
 SOURCES = {"emoji": (1180, 1.42), "flags": (420, 1.15), "interface-a": (1010, 0.81), "interface-b": (910, 0.62)}
 """Rows in the pool, and roughly the lift that the made-up selection gives."""
@@ -64,6 +66,7 @@ def seed(engine: Engine) -> Made:
     with write(engine) as connection:
         _datasets(connection)
         _models(connection)
+        beat(connection, ago_s=-3600)
         return Made(_jobs(connection))
 
 
@@ -81,6 +84,23 @@ def spec(*, name: str = "curate emoji", num_batches: int = 400, method: str = "j
             "num_batches": num_batches,
             "seed": 7,
         }
+    )
+
+
+def beat(connection: Connection, *, supervisor_id: str = "supervisor_00000000000000c1", ago_s: float = 0) -> None:
+    """Let a supervisor be seen; one seen in the future is live however long the tests take."""
+    at_ms = now_ms(connection) - round(1000 * ago_s)
+    connection.execute(
+        insert(supervisors).values(
+            id=supervisor_id,
+            host="bench-2",
+            pid=4242,
+            runner="local",
+            max_running=2,
+            num_running=1,
+            started_ms=at_ms,
+            seen_ms=at_ms,
+        )
     )
 
 
@@ -109,7 +129,13 @@ def _datasets(connection: Connection) -> None:
     for i, (source, (count, _)) in enumerate(SOURCES.items()):
         connection.execute(
             insert(dataset_shards).values(
-                dataset_id=DATASET, shard_id=i, key=f"pool-{i:02}.tar", source=source, rows=count, start_index=0
+                dataset_id=DATASET,
+                shard_id=i,
+                key=f"pool-{i:02}.tar",
+                source=source,
+                rows=count,
+                start_index=sum(rows for rows, _ in list(SOURCES.values())[:i]),
+                fingerprint=digest(f"pool-{i:02}.tar"),
             )
         )
 
@@ -201,6 +227,8 @@ def _indexed(connection: Connection, job_id: str) -> None:
 def publish(connection: Connection, job_id: str, num_batches: int, *, pushes: bool, first: int = 0) -> None:
     """Publish made-up batches of one segment each: a refresh every 37 batches, which arrives 9 batches late."""
     chance = random.Random(3)
+    totals = totals_of(connection, job_row(connection, job_id))
+    assert totals.next_seq == first
     for seq in range(first, first + num_batches):
         generation = max(0, (seq - 9) // 37) if pushes else 0
         trained_seq = 37 * generation
@@ -250,9 +278,11 @@ def publish(connection: Connection, job_id: str, num_batches: int, *, pushes: bo
                 commit=stored(commit),
                 log_digest_start=digest(f"log {seq}"),
                 log_digest_end=digest(f"log {seq + 1}"),
-                committed_ms=now_ms(connection),
+                committed_ms=now_ms(connection) - 400 * (first + num_batches - 1 - seq),
             )
         )
+        totals = totals.plus(commit)
+    set_job(connection, job_id, totals=stored(totals))
 
 
 def _counts(chance: random.Random) -> dict[str, SourceCounts]:
@@ -289,7 +319,7 @@ def _trainer(connection: Connection, job_id: str, published: int) -> None:
             report=stored(report),
             trained_seq=trained,
             durable_seq=report.durable_seq,
-            expires_ms=at_ms + 120_000,
+            expires_ms=at_ms + 3_600_000,
             updated_ms=at_ms,
         )
     )
@@ -353,5 +383,5 @@ def _failures(connection: Connection, made: dict[str, str]) -> None:
         error="a shard must be the one that was registered; got another etag (root sample, key pool-03.tar). "
         "Restore the file, or register the new one as another data set.",
     )
-    set_job(connection, made["hostile"], error_code="x" + HOSTILE, error=HOSTILE)
+    set_job(connection, made["hostile"], error_code=("x" + HOSTILE)[:64], error=HOSTILE)
     add_event(connection, made["hostile"], HOSTILE[:60], HOSTILE)

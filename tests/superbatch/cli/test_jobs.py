@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from superbatch.cli import jobs
+from superbatch.cli import history, jobs
 from superbatch.cli.errors import CommandError, Exit
 from superbatch.cli.main import build_parser
 from superbatch.cli.progress import ProgressLine, bar
@@ -180,7 +180,7 @@ def test_jobs_and_events_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         }
     )
     jobs.list_jobs(build_parser().parse_args(["jobs", "list"]), fake.service())
-    jobs.events(build_parser().parse_args(["events", JOB]), fake.service())
+    history.events(build_parser().parse_args(["events", JOB]), fake.service())
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:5] == [JOB, "curate", "RUNNING", "composing", "7/40"]
     assert lines[2].split() == ["2026-01-02", "03:04:05", "submitted", "40", "batches"]

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inspect, select, text
+from sqlalchemy import Column, Connection, Engine, MetaData, PrimaryKeyConstraint, String, Table, inspect, select, text
 
 from superbatch_server.service.catalog.engine import read, write
 from superbatch_server.service.catalog.tables import metadata
 
 HEAD = "0003"
 
-_version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
+_version = Table(
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32)),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),  # as Alembic names it
+)
 
 
 def migrate(engine: Engine) -> None:
@@ -25,6 +30,8 @@ def migrate(engine: Engine) -> None:
             return
     with write(engine) as connection:
         if connection.dialect.name == "postgresql":  # SQLite: the write lock is held already
+            connection.execute(text("SET LOCAL statement_timeout = 0"))  # a long table takes what it takes
+            connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(7311)"))
         if revision(connection) is None:
             _create(connection)

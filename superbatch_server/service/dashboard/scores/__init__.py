@@ -1,0 +1,1 @@
+"""Pages that read score shards: learnability, examples, why a row was chosen, two generations compared."""
