@@ -5,6 +5,7 @@ Replace it with your own model and preprocessing. Nothing here knows of batches,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import partial
 
@@ -77,7 +78,8 @@ class ToTensors:
 def open_loader(trace: Trace, **options: object) -> CuratedLoader:
     """Return the loader of the job that the environment names, at the saved state if there is one.
 
-    In your own trainer this is the call of CuratedLoader with your address, job, token, transform and name.
+    In your own trainer this is the call of CuratedLoader with your address, job, token, transform and name. With
+    SUPERBATCH_REWIND=1 it goes back to the start of a job that was trained before.
     """
     assert trace.url is not None, "set SUPERBATCH_URL, SUPERBATCH_JOB and SUPERBATCH_TOKEN"
     assert trace.job is not None
@@ -85,6 +87,7 @@ def open_loader(trace: Trace, **options: object) -> CuratedLoader:
         partial(BatchLog, trace.url, trace.job, token=trace.token),
         ToTensors(),
         name="recipe",
+        rewind=True if os.environ.get("SUPERBATCH_REWIND") == "1" else None,
         accumulation=trace.accumulation,
         workers=Workers(num_workers=trace.num_workers),
         **options,  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """Hugging Face accelerate: it cuts every batch over its processes and moves it to its device; (1) to (4) are ours.
 
     SUPERBATCH_URL=http://127.0.0.1:8000 SUPERBATCH_JOB=JOB SUPERBATCH_TOKEN=TOKEN \\
-        accelerate launch --num-processes 2 examples/trainers/train_accelerate.py
+        torchrun --nproc-per-node 2 examples/trainers/train_accelerate.py
 """
 
 from __future__ import annotations

@@ -20,20 +20,13 @@ ObjectId = Annotated[str, StringConstraints(pattern=r"^[a-z]+_[0-9a-f]{16}$")]
 MAX_COUNT = 1 << 40
 """Rows of a shard and batches of a job stay below; sums over all shards of a data set still fit 64 bits."""
 
-_DRIVE = re.compile(r"^[A-Za-z]:")
+_UNSAFE = re.compile(r"^[A-Za-z]:|[\\\x00-\x1f]|(^|/)\.{0,2}(/|$)")
+"""A drive, a backslash, a control character, or a part that is empty, '.' or '..'."""
 
 
 def safe_key(key: str) -> str:
     """Return the key, or raise a ValueError of the type `unsafe_key` when it could leave its root."""
-    parts = key.split("/")
-    if (
-        not key
-        or key.startswith("/")
-        or _DRIVE.match(key)
-        or "\\" in key
-        or any(part in ("", ".", "..") for part in parts)
-        or any(ord(char) < 32 for char in key)
-    ):
+    if _UNSAFE.search(key):
         message = (
             f"a key must be a relative path without '.', '..' or empty parts; got {key!r}. "
             "Name the object relative to its root, for example 'pool/000000.tar'"

@@ -8,6 +8,7 @@ from itertools import islice
 
 from torch.utils.data import IterableDataset, get_worker_info
 
+from superbatch.formats.errors import SuperbatchError
 from superbatch.log import BatchLog, LogState
 from superbatch.torch.collate import Batch, CuratedCollate
 from superbatch.torch.dataset import ExampleDataset, Unreadable
@@ -15,12 +16,12 @@ from superbatch.torch.rows import references
 from superbatch.torch.share import Share
 
 
-class CuratedIterableDataset(IterableDataset[Batch | Unreadable]):
+class CuratedIterableDataset(IterableDataset[Batch | Unreadable | SuperbatchError]):
     """Yields the local batches of this rank, ready; give it to DataLoader with batch_size=None.
 
     torch takes one item from each worker in turn, so worker w of W yields items w, w + W, w + 2W, ... of the sequence
     of micro-steps, and the loader's order is that of the log. Every worker reads all batch lists, but only the examples
-    of its own items.
+    of its own items. What keeps a worker from going on is its last item: raised there, torch would change its class.
 
     Args:
         open_log: opens the log at a state; picklable where workers are spawned, because it is called in them.
@@ -45,9 +46,15 @@ class CuratedIterableDataset(IterableDataset[Batch | Unreadable]):
         self._share = share
         self._state = state
 
-    def __iter__(self) -> Iterator[Batch | Unreadable]:
+    def __iter__(self) -> Iterator[Batch | Unreadable | SuperbatchError]:
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        try:
+            yield from self._every(first, step)
+        except SuperbatchError as error:
+            yield error
+
+    def _every(self, first: int, step: int) -> Iterator[Batch | Unreadable]:
         with closing(self._open_log(self._state)) as log:
             items = ((batch, micro) for batch in log for micro in range(self._share.accumulation))
             for batch, micro in islice(items, first, None, step):

@@ -3,62 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Literal, Protocol, Self
-
-from torch.utils.data import DataLoader
+from typing import Literal, Self
 
 from superbatch.formats.errors import InvalidInput
-from superbatch.log import BatchLog, LogState
+from superbatch.log import BatchLog
+from superbatch.log.reports import Role
 from superbatch.reading import ExampleReader
-from superbatch.reading.addresses import Address
-from superbatch.torch.agreement import agreement, own_share
-from superbatch.torch.collate import Batch, Collate, CuratedCollate, slice_of
-from superbatch.torch.dataset import ExampleDataset, RowReader, Transform
-from superbatch.torch.iterable import CuratedIterableDataset
-from superbatch.torch.readable import readable, readable_batch
+from superbatch.torch.agreement import Agreement, own_share
+from superbatch.torch.collate import Batch, Collate, slice_of
+from superbatch.torch.dataset import RowReader, Transform
+from superbatch.torch.decoding import Decoding, Roots
+from superbatch.torch.handed_out import HandedOut
+from superbatch.torch.opening import OpenLog, Registration
+from superbatch.torch.readable import Item, readable, readable_batch
 from superbatch.torch.rows import BatchSlice
-from superbatch.torch.sampler import CuratedBatchSampler
+from superbatch.torch.splitting import JointSteps, Splitter, Stepper, check_splits
 from superbatch.torch.trained_log import TrainedLog
-from superbatch.torch.workers import Item, Workers, read_ahead_batches
-
-Roots = Mapping[str, Address]
-
-
-class OpenLog(Protocol):
-    """Opens a job's log at a state: `partial(BatchLog, url, job, token=token)`."""
-
-    def __call__(self, *, state: Mapping[str, object] | None, read_ahead: int) -> BatchLog:
-        """Return a log that has handed out nothing yet."""
-        ...
-
-
-class Splitter(Protocol):
-    """A framework that cuts global batches into the parts of its ranks: accelerate's Accelerator."""
-
-    @property
-    def split_batches(self) -> bool:
-        """Whether each process gets a part of every batch."""
-        ...
-
-    @property
-    def dispatch_batches(self) -> bool | None:
-        """Whether process 0 reads for all."""
-        ...
-
-    @property
-    def num_processes(self) -> int:
-        """Data-parallel processes."""
-        ...
-
-    @property
-    def process_index(self) -> int:
-        """This one's number."""
-        ...
-
-    def prepare_data_loader(self, data_loader: DataLoader[Item]) -> Iterable[Item]:
-        """Return a loader of this rank's parts."""
-        ...
+from superbatch.torch.workers import Workers, read_ahead_batches
 
 
 class CuratedLoader:
@@ -67,13 +28,16 @@ class CuratedLoader:
     The log is opened, and the trainer registered, when the first batch is asked for. Rank 0 alone registers and
     reports; every rank follows the log. A batch is a dict with the keys of the samples; under "superbatch" it carries
     its BatchSlice (seq, micro, uids). With accumulation it is one micro-step, and A of them make an optimizer step. A
-    new iteration begins at the first batch not trained.
+    new iteration begins at the first batch not trained; after a break inside a batch, drop its gradients first. An
+    error of the log is raised when every batch before it is trained.
 
     Args:
         open_log: opens the log at a state.
         transform: decodes an Example into a dict of tensors, numbers or strings, in the workers; a sequence has one
             per variant.
         name: name of this trainer, stable over restarts; None reads without registering or reporting.
+        role: "learner" gives credit and checkpoints, and a job has one; any number of "reader"s only keep what they
+            have not read from being forgotten. A finished job may be trained again by a reader, or without a name.
         rank, world_size: place among the data-parallel ranks; None for those of torch's process group, which must
             then exist before the first batch is asked for.
         accumulation: micro-steps per optimizer step.
@@ -85,10 +49,12 @@ class CuratedLoader:
         collate_fn: joins a list of samples into a dict; None for torch's default_collate.
         split_variants: hand the parts of each variant apart: batch["variants"] = [full, low, ...].
         skip_unreadable: batches that may be skipped in this run because a row of theirs is unreadable on some rank;
-            all ranks skip the whole batch together. 0 raises UnreadableExample.
+            all ranks skip the whole batch together, and step over what is withdrawn when the log is opened, which
+            every rank must then do. 0 raises UnreadableExample and RevokedBatch.
         checkpoint_every: batches between pushed checkpoints; None where none are pushed.
-        ttl_s: seconds of silence after which the service stops composing; longer than the longest step.
-        rewind: the trainer goes back in the log after a crash; None: where it begins at a saved state.
+        ttl_s: seconds after which the service stops composing, and takes another learner, when this process is gone.
+        rewind: the trainer goes back in the log, after a crash or to train it once more; None: where it begins at a
+            saved state, or is a reader.
         look_ahead: micro-steps that the framework takes before it trains them, beyond those of DataLoader.
     Raises:
         InvalidInput: options that do not go together.
@@ -100,6 +66,7 @@ class CuratedLoader:
         transform: Transform | Sequence[Transform],
         *,
         name: str | None = None,
+        role: Role = "learner",
         rank: int | None = None,
         world_size: int | None = None,
         accumulation: int = 1,
@@ -123,46 +90,50 @@ class CuratedLoader:
                 'Use style="map", or leave both off.'
             )
         self.accumulation = accumulation
-        self.look_ahead = look_ahead
         self._open_log = open_log
-        self._transform = transform
-        self._name = name
+        self._decoding = Decoding(transform, roots or {}, reader, collate_fn, split_variants)
+        self._registration = Registration(name, role, checkpoint_every, ttl_s, rewind)
         self._place = rank, world_size
         self._style = style
-        self._roots = roots or {}
-        self._reader = reader
-        self._collate_fn = collate_fn
-        self._split_variants = split_variants
         self._skip_unreadable = skip_unreadable
-        self._checkpoint_every = checkpoint_every
-        self._ttl_s = ttl_s
-        self._rewind = rewind
+        self._ahead = {"": look_ahead}
         self._splitter: Splitter | None = None
+        self._joint_steps: JointSteps | None = None
         self._state: Mapping[str, object] | None = None
+        self._agreement: Agreement | None = None
         self._trained_log: TrainedLog | None = None
         self._items: Iterable[Item] | None = None
+        self._has_begun = False
+        self._handed_out = HandedOut(ahead=0, accumulation=accumulation)
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator, because Lightning makes an iterator only to see whether it can, before it loads a state.
-        trained_log, items = self.trained_log, iter(self._dataloader())
-        if self._skip_unreadable:
-            agree = agreement(trained_log.share)
-            yield from readable(items, trained_log, agree=agree, max_skipped=self._skip_unreadable)
-        else:
-            yield from (readable_batch(item) for item in items)
+        trained_log, self._has_begun = self.trained_log, True
+        trained_log.begin_again()
+        if self._joint_steps is not None:
+            self._joint_steps.align()
+        self._handed_out = HandedOut(ahead=sum(self._ahead.values()), accumulation=self.accumulation)
+        yield from self._handed_out.pass_on(self._batches(trained_log))
 
     def trained(self, batch: Mapping[str, object] | BatchSlice) -> None:
         """Note that this rank trained a batch of this loader (with accumulation: a micro-step); every rank calls it.
 
-        Call it after the optimizer step. Rank 0 reports to the service after each whole batch.
+        Call it after the optimizer step, and before a checkpoint is saved. Rank 0 reports to the service after each
+        whole batch.
 
         Args:
             batch: as this loader gave it, or the BatchSlice that it carried.
         Raises:
-            InvalidInput: not the next one of the log, or no batch of a curated loader.
+            InvalidInput: not the next one of the log, no batch of a curated loader, or an optimizer step of accelerate
+                that is not one batch.
             ServiceError, HistoryChanged, ServiceUnreachable: the report was refused or could not be delivered.
+            LogError: what the iteration would have raised, had the framework not asked it for more before this.
         """
-        self.trained_log.trained(slice_of(batch))
+        found = slice_of(batch)
+        if self._joint_steps is not None:
+            self._joint_steps.check(found)
+        self.trained_log.trained(found)
+        self._handed_out.trained()
 
     def saved(self, state: Mapping[str, object]) -> None:
         """Report that a checkpoint of the trainer with this state is on disk; rank 0 tells the service.
@@ -178,27 +149,47 @@ class CuratedLoader:
         """Return what resumes after the last trained batch: plain JSON, the same on all ranks, for any world size.
 
         Save it in the trainer's checkpoint. Lightning, and accelerate's register_for_checkpointing, ask for it by this
-        name.
+        name. Inside an accumulated batch it is the state before that batch, whose gradients no checkpoint holds.
         """
-        return dict(self.trained_log.state())
+        if self._trained_log is not None:
+            return dict(self._trained_log.state())
+        if self._state is not None:
+            return dict(self._state)
+        with self._open_log(state=None, read_ahead=0) as log:
+            return dict(log.state())
 
     def load_state_dict(self, state_dict: Mapping[str, object]) -> None:
         """Begin at a saved state; call it before the first batch is asked for.
 
         Raises:
-            InvalidInput: the loader stands somewhere else already.
+            InvalidInput: the loader has begun somewhere else.
         """
-        if self._trained_log is not None and dict(state_dict) != self.state_dict():
-            raise InvalidInput(
-                f"a loader resumes before it begins; got a state at batch {state_dict.get('next_seq')!r} at batch "
-                f"{self.trained_seq}. Make a new CuratedLoader for it."
-            )
+        if self._trained_log is None or dict(state_dict) != self.state_dict():
+            self._open_anew(f"a state at batch {state_dict.get('next_seq')!r}")
         self._state = dict(state_dict)
+
+    def takes_ahead(self, framework: str, micro_steps: int) -> None:
+        """Count the micro-steps that a framework takes before it trains them; said again, it counts once.
+
+        Args:
+            framework: its name.
+            micro_steps: beyond those of DataLoader.
+        Raises:
+            InvalidInput: the loader has begun, and registered with another number.
+        """
+        if self._ahead.get(framework) != micro_steps:
+            self._open_anew(f"{micro_steps} micro-steps that {framework} takes ahead")
+            self._ahead[framework] = micro_steps
 
     @property
     def trained_seq(self) -> int:
         """Batches of the job that are trained: the seq of the next one."""
         return self.trained_log.trained_seq
+
+    @property
+    def num_trained(self) -> int:
+        """Whole batches that this loader saw trained, without those that were skipped."""
+        return 0 if self._trained_log is None else self._trained_log.num_trained
 
     @property
     def is_finished(self) -> bool:
@@ -223,91 +214,82 @@ class CuratedLoader:
         if self._trained_log is not None:
             self._trained_log.log.close()
 
-    def prepared_by(self, splitter: Splitter) -> Self:
+    def prepared_by(self, accelerator: Stepper) -> Self:
         """Let accelerate cut the batches and move them to its device; returns this loader.
 
-        Call it instead of accelerator.prepare(loader).
+        Call it instead of accelerator.prepare(loader). Its optimizer steps are held to the batches: they begin with
+        one, wherever a loaded checkpoint left accelerate's own count, and `trained` refuses any other.
 
         Args:
-            splitter: an Accelerator whose DataLoaderConfiguration has split_batches=True.
+            accelerator: an Accelerator whose DataLoaderConfiguration has split_batches=True.
         Raises:
-            InvalidInput: accelerate would give whole batches to single ranks, or read on one rank alone.
+            InvalidInput: accelerate would give whole batches to single ranks, read on one rank alone, step after
+                another number of micro-steps, or knows of one process where the launcher started several.
         """
-        if splitter.num_processes > 1 and not splitter.split_batches:
-            raise InvalidInput(
-                "accelerate must split every batch over its processes, else ranks get different batches; got "
-                f"split_batches=False with {splitter.num_processes} processes. "
-                "Use Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=True)), with HF Trainer "
-                'TrainingArguments(accelerator_config={"split_batches": True}).'
-            )
-        if self._style != "map" or splitter.dispatch_batches:
-            raise InvalidInput(
-                "accelerate splits batches that every rank asks for itself; got style "
-                f"{self._style!r}, dispatch_batches={splitter.dispatch_batches}. "
-                'Use style="map" and leave dispatch_batches off.'
-            )
-        if self._splitter is None:
-            self.look_ahead += 1  # accelerate takes one more, to know which is the last
-        self._place = splitter.process_index, splitter.num_processes
-        self._splitter = splitter
+        steps = JointSteps(accelerator, accumulation=self.accumulation)
+        self.split_by(accelerator)
+        self._joint_steps = steps
+        return self
+
+    def split_by(self, splitter: Splitter) -> Self:
+        """Let accelerate cut the batches, for a framework that decides itself when it steps: HF Trainer.
+
+        Raises:
+            InvalidInput: as `prepared_by`, but for the micro-steps; or the loader has begun under other ranks.
+        """
+        check_splits(splitter, style=self._style)
+        place = splitter.process_index, splitter.num_processes
+        if self._splitter is None or self._place != place:
+            self._open_anew(f"rank {place[0]} of {place[1]}")
+        if self._splitter is not splitter:
+            self._items = None
+        self._place, self._splitter = place, splitter
         return self
 
     def _open(self) -> TrainedLog:
         share = own_share(*self._place, accumulation=self.accumulation)
-        held = self.accumulation - 1 if self._skip_unreadable else 0
-        read_ahead = read_ahead_batches(
-            self._workers.items_ahead + self.look_ahead + held, accumulation=self.accumulation
+        items_ahead = self._workers.items_ahead + sum(self._ahead.values())
+        if self._splitter is not None:
+            items_ahead += 1  # accelerate takes one more, to know which is the last
+        if self._skip_unreadable:
+            items_ahead += self.accumulation - 1
+            self._agreement = Agreement(share)
+        return self._registration.open(
+            self._open_log,
+            share=share,
+            state=self._state,
+            read_ahead=read_ahead_batches(items_ahead, accumulation=self.accumulation),
+            agreement=self._agreement,
         )
-        log = self._open_log(state=self._state, read_ahead=read_ahead)
-        name = self._name if share.rank == 0 else None
-        if name is not None:
-            log.register(
-                name,
-                world_size=share.world_size,
-                accumulation=share.accumulation,
-                checkpoint_every=self._checkpoint_every,
-                ttl_s=self._ttl_s,
-                rewind=self._state is not None if self._rewind is None else self._rewind,
+
+    def _open_anew(self, wanted: str) -> None:
+        """Forget an opened log, so that it is opened once more under other terms."""
+        if self._has_begun:
+            raise InvalidInput(
+                f"a loader gets its state, its ranks and its framework before it begins; got {wanted} at batch "
+                f"{self.trained_seq}. Make a new CuratedLoader for it."
             )
-        return TrainedLog(log, share=share, reports=name is not None)
+        self.close()
+        self._trained_log = self._agreement = None
+
+    def _batches(self, trained_log: TrainedLog) -> Iterator[Batch]:
+        items = iter(self._dataloader())
+        if self._agreement is not None:
+            yield from readable(items, trained_log, agreement=self._agreement, max_skipped=self._skip_unreadable)
+        else:
+            yield from map(readable_batch, items)
+        trained_log.window.raise_error()
 
     def _dataloader(self) -> Iterable[Item]:
-        if self._items is None or self._style == "iterable":  # an iterable one begins where the training stands
-            self._items = self._map_loader() if self._style == "map" else self._iterable_loader()
-        return self._items
-
-    def _map_loader(self) -> Iterable[Item]:
         trained_log = self.trained_log
-        sampler = CuratedBatchSampler(
-            trained_log.window,
-            share=trained_log.share,
-            b=self.log.manifest().policy.b,
-            whole=self._splitter is not None,
-        )
-        loader = self._workers.map_loader(self._dataset(), sampler, self._collate())
-        return loader if self._splitter is None else self._splitter.prepare_data_loader(loader)
-
-    def _iterable_loader(self) -> Iterable[Item]:
-        open_log = partial(_open_at, self._open_log)
-        share, state = self.trained_log.share, self.trained_log.state()
-        dataset = CuratedIterableDataset(open_log, self._dataset(), self._collate(), share=share, state=state)
-        return self._workers.iterable_loader(dataset)
-
-    def _dataset(self) -> ExampleDataset:
-        table = self.log.shard_table()
-        is_told = {shard.root for shard in table.shards} <= set(self._roots)  # a log below a prefix knows no roots
-        return ExampleDataset(
-            self._reader(self._roots if is_told else {**self.log.roots(), **self._roots}),
-            table,
-            self._transform,
-            share=self.trained_log.share,
-            marks_unreadable=self._skip_unreadable > 0,
-        )
-
-    def _collate(self) -> CuratedCollate:
-        num_variants = max(1, len(self.log.manifest().policy.variants)) if self._split_variants else None
-        return CuratedCollate(self._collate_fn, num_variants=num_variants)
-
-
-def _open_at(open_log: OpenLog, state: LogState) -> BatchLog:
-    return open_log(state=state, read_ahead=0)
+        if self._style == "iterable":  # it begins where the training stands
+            return self._decoding.iterable_loader(trained_log, self._workers, self._open_log)
+        if self._items is None:
+            loader = self._decoding.map_loader(
+                trained_log,
+                self._workers,
+                whole=self._splitter is not None,
+                marks_unreadable=self._skip_unreadable > 0,
+            )
+            self._items = loader if self._splitter is None else self._splitter.prepare_data_loader(loader)
+        return self._items

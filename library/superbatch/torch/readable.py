@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from superbatch.formats.errors import UnreadableExample
-from superbatch.torch.agreement import Agree
+from superbatch.formats.errors import SuperbatchError, UnreadableExample
+from superbatch.torch.agreement import Agreement
 from superbatch.torch.collate import Batch
 from superbatch.torch.dataset import Unreadable
 from superbatch.torch.trained_log import TrainedLog
 
+Item = Batch | Unreadable | SuperbatchError
+"""What torch's DataLoader hands out: a micro-step, or what stands in its place."""
+
 
 def readable(
-    items: Iterator[Batch | Unreadable], trained_log: TrainedLog, *, agree: Agree, max_skipped: int
+    items: Iterator[Item], trained_log: TrainedLog, *, agreement: Agreement, max_skipped: int
 ) -> Iterator[Batch]:
     """Yield the micro-steps of each batch that every rank can read; skip the others.
 
@@ -23,7 +26,7 @@ def readable(
     Args:
         items: the micro-steps of this rank in order.
         trained_log: where skipped batches are noted and reported.
-        agree: what `agreement` returned.
+        agreement: of all ranks.
         max_skipped: batches that may be skipped before this is taken for a fault of the set-up.
     Raises:
         UnreadableExample: more than max_skipped batches are unreadable.
@@ -31,7 +34,7 @@ def readable(
     num_skipped = 0
     while batch := list(islice(items, trained_log.share.accumulation)):
         unreadable = next((item for item in batch if isinstance(item, Unreadable)), None)
-        reason = agree(None if unreadable is None else unreadable.reason)
+        reason = agreement.on_reason(None if unreadable is None else unreadable.reason)
         if reason is None:
             yield from map(readable_batch, batch)
             continue
@@ -44,7 +47,12 @@ def readable(
         trained_log.skip_first(reason)
 
 
-def readable_batch(item: Batch | Unreadable) -> Batch:
-    """Return a micro-step that was read; where nothing is skipped, an unreadable row was an error in the worker."""
+def readable_batch(item: Item) -> Batch:
+    """Return a micro-step that was read, or raise what kept a worker from it.
+
+    Where nothing is skipped, an unreadable row was an error in the worker.
+    """
+    if isinstance(item, SuperbatchError):
+        raise item
     assert not isinstance(item, Unreadable)
     return item

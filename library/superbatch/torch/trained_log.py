@@ -25,7 +25,13 @@ class TrainedLog:
         self.share = share
         self.window = BatchWindow(log)
         self.trained_seq = self._durable_seq = log.state()["next_seq"]
+        self.num_trained = 0
+        """Whole batches trained here, without those that were skipped."""
         self._reports = reports
+        self._next_micro = 0
+
+    def begin_again(self) -> None:
+        """Begin at the first micro-step of the first untrained batch, of which a part may have been trained."""
         self._next_micro = 0
 
     def trained(self, found: BatchSlice) -> None:
@@ -46,6 +52,7 @@ class TrainedLog:
             )
         self._next_micro = (found.micro + 1) % self.share.accumulation
         if self._next_micro == 0:
+            self.num_trained += 1
             self._pass(batch.seq)
             self._report()
 

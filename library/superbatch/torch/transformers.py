@@ -26,14 +26,14 @@ class CuratedTrainer(Trainer):
         curated: the loader of the training batches; the model is called with the keys of its samples.
         kwargs: as for Trainer.
     Raises:
-        InvalidInput: arguments under which batches would be skipped, split or joined in another way.
+        InvalidInput: arguments or devices under which batches would be skipped, split or joined in another way.
     """
 
     def __init__(self, *, curated: CuratedLoader, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         _check(self.args, curated)
-        self.curated = curated.prepared_by(self.accelerator)
-        self.curated.look_ahead += curated.accumulation  # the micro-steps of a step are taken before it begins
+        self.curated = curated.split_by(self.accelerator)
+        self.curated.takes_ahead("HF Trainer", curated.accumulation)  # those of a step are taken before it begins
         self._in_step: list[BatchSlice] = []
         self.add_callback(CurationState(curated, self._step_ended))
 
@@ -49,10 +49,18 @@ class CuratedTrainer(Trainer):
         del inputs[SLICE_KEY]
         return super().training_step(model, inputs, num_items_in_batch)
 
+    def _one_batch(self) -> list[tuple[int, int]]:
+        return [(held.seq, micro) for held in self._in_step[:1] for micro in range(self.curated.accumulation)]
+
     def on_trained(self, held: BatchSlice) -> None:
         """Called after each trained micro-step of an optimizer step, once the step is made; does nothing here."""
 
     def _step_ended(self) -> None:
+        if [(held.seq, held.micro) for held in self._in_step] != self._one_batch():
+            raise InvalidInput(
+                f"an optimizer step must be one batch; got one of {self._in_step} with accumulation="
+                f"{self.curated.accumulation}. Leave gradient_accumulation_steps and the training loop as they are."
+            )
         for held in self._in_step:
             self.curated.trained(held)
             self.on_trained(held)
@@ -79,9 +87,10 @@ class CurationState(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Begin where the checkpoint stands that the trainer resumes from."""
-        callbacks = cast("Mapping[str, Mapping[str, Mapping[str, Any]]]", state.stateful_callbacks or {})
-        saved = callbacks.get(type(self).__name__, {}).get("attributes", {}).get("log_state")
+        """Begin where the checkpoint stands that the trainer resumes from; one without curation begins with the log."""
+        callbacks = cast("dict[str, Mapping[str, Mapping[str, Any]]]", state.stateful_callbacks)
+        own = callbacks.setdefault(type(self).__name__, {"args": {}, "attributes": {}})  # the Trainer saves only these
+        saved = own["attributes"].get("log_state")
         if saved is not None:
             self._curated.load_state_dict(saved)
         self._begun = True
@@ -99,6 +108,12 @@ class CurationState(TrainerCallback, ExportableState):
 
 
 def _check(args: TrainingArguments, curated: CuratedLoader) -> None:
+    if args.n_gpu > 1:
+        raise InvalidInput(
+            f"each process trains on one device; got n_gpu={args.n_gpu}, over which the Trainer would deal every batch "
+            "again (DataParallel). Start it with torchrun --nproc-per-node, or show it one device by "
+            "CUDA_VISIBLE_DEVICES."
+        )
     if not args.ignore_data_skip:
         raise InvalidInput(
             "a curated loader resumes by its own state; got ignore_data_skip=False, under which the Trainer would "

@@ -21,14 +21,32 @@ class BatchWindow:
         self._log = log
         self._kept: deque[LogBatch] = deque()
         self._has_ended = False
+        self._error: Exception | None = None
 
     def first(self) -> LogBatch | None:
         """Return the first untrained batch, as soon as it is there; None at the end of the log."""
         return self._kept[0] if self._kept else self._next()
 
     def from_seq(self, seq: int) -> LogBatch | None:
-        """Return the first untrained batch at `seq` or later, as soon as it is there; None at the end of the log."""
-        return next((batch for batch in self._kept if batch.seq >= seq), None) or self._next()
+        """Return the first untrained batch at `seq` or later, as soon as it is there; None where there is none.
+
+        An error of the log is kept for `raise_error`: whoever asks is ahead of the training, and the batches in between
+        are still good.
+        """
+        kept = next((batch for batch in self._kept if batch.seq >= seq), None)
+        if kept is not None:
+            return kept
+        self._error = None
+        try:
+            return self._next()
+        except Exception as error:  # whatever it is, it belongs after the batches that are there
+            self._error = error
+            return None
+
+    def raise_error(self) -> None:
+        """Raise what kept `from_seq` from its last answer; nothing where the log had just ended."""
+        if self._error is not None:
+            raise self._error
 
     def drop_first(self) -> None:
         """Forget the first untrained batch: it is trained, or skipped."""

@@ -7,12 +7,12 @@ from typing import TypeVar
 
 from torch.utils.data import DataLoader
 
-from superbatch.torch.collate import Batch, CuratedCollate
-from superbatch.torch.dataset import ExampleDataset, Unreadable
+from superbatch.torch.collate import CuratedCollate
+from superbatch.torch.dataset import ExampleDataset
 from superbatch.torch.iterable import CuratedIterableDataset
+from superbatch.torch.readable import Item
 from superbatch.torch.sampler import CuratedBatchSampler
 
-Item = Batch | Unreadable
 _Read = TypeVar("_Read")
 
 

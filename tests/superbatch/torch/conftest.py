@@ -9,7 +9,7 @@ import pytest
 from superbatch.conformance.http_server import RunningService
 from superbatch.conformance.sample_job import SampleJob, make_job
 from superbatch.conformance.service import SampleService
-from superbatch.torch.loader import OpenLog
+from superbatch.torch.opening import OpenLog
 from tests.superbatch.torch.world import NUM_BATCHES, TOKEN, B, in_memory
 
 

@@ -14,7 +14,7 @@ from superbatch.formats.errors import HistoryChanged, InvalidInput, ServiceError
 from superbatch.reading import Example
 from superbatch.torch import CuratedBatchSampler, CuratedLoader, Share, Workers
 from superbatch.torch.dataset import ExampleDataset
-from superbatch.torch.loader import OpenLog
+from superbatch.torch.opening import OpenLog
 from superbatch.torch.window import BatchWindow
 from tests.superbatch.torch.world import NUM_BATCHES, B, in_memory, own_uids, state_at, to_sample, uids_of
 
@@ -103,7 +103,7 @@ def test_a_state_is_loaded_before_the_loader_begins(open_log: OpenLog, job: Samp
     loader.load_state_dict(state_at(job, 3))
     assert next(iter(loader))["superbatch"].seq == 3  # type: ignore[attr-defined]
     loader.load_state_dict(loader.state_dict())
-    with pytest.raises(InvalidInput, match="resumes before it begins"):
+    with pytest.raises(InvalidInput, match="before it begins; got a state at batch 4"):
         loader.load_state_dict(state_at(job, 4))
     loader.close()
 
@@ -126,7 +126,7 @@ def test_another_iteration_gives_the_untrained_batches_again(open_log: OpenLog) 
 
 
 class FakeAccelerator:
-    """What prepared_by asks of an Accelerator; it cuts batches as accelerate's BatchSamplerShard does."""
+    """What split_by asks of an Accelerator; it cuts batches as accelerate's BatchSamplerShard does."""
 
     dispatch_batches: bool | None = None
     num_processes, process_index = 2, 1
@@ -141,7 +141,7 @@ class FakeAccelerator:
 
 
 def test_a_splitting_framework_gets_whole_batches_and_returns_parts(open_log: OpenLog, job: SampleJob) -> None:
-    loader = CuratedLoader(open_log, to_sample).prepared_by(FakeAccelerator(split_batches=True))
+    loader = CuratedLoader(open_log, to_sample).split_by(FakeAccelerator(split_batches=True))
     for seq, batch in zip(range(4), loader, strict=False):
         assert uids_of(batch) == own_uids(job, seq, 1, world_size=2)
         loader.trained(batch)
@@ -150,13 +150,13 @@ def test_a_splitting_framework_gets_whole_batches_and_returns_parts(open_log: Op
 
 def test_accelerate_without_split_batches_is_refused(open_log: OpenLog) -> None:
     with pytest.raises(InvalidInput, match="split_batches=True"):
-        CuratedLoader(open_log, to_sample).prepared_by(FakeAccelerator(split_batches=False))
+        CuratedLoader(open_log, to_sample).split_by(FakeAccelerator(split_batches=False))
     dispatching = FakeAccelerator(split_batches=True)
     dispatching.dispatch_batches = True
     with pytest.raises(InvalidInput, match="dispatch_batches"):
-        CuratedLoader(open_log, to_sample).prepared_by(dispatching)
+        CuratedLoader(open_log, to_sample).split_by(dispatching)
     with pytest.raises(InvalidInput, match='style="map"'):
-        CuratedLoader(open_log, to_sample, style="iterable").prepared_by(FakeAccelerator(split_batches=True))
+        CuratedLoader(open_log, to_sample, style="iterable").split_by(FakeAccelerator(split_batches=True))
 
 
 class Rows:

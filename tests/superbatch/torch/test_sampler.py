@@ -16,7 +16,7 @@ from superbatch.conformance.sample_job import SampleJob
 from superbatch.formats.errors import InvalidInput
 from superbatch.log import BatchLog, LogBatch, LogState
 from superbatch.torch import BatchSlice, CuratedBatchSampler, RowReference, Share, Workers, read_ahead_batches
-from superbatch.torch.loader import OpenLog
+from superbatch.torch.opening import OpenLog
 from superbatch.torch.trained_log import TrainedLog
 from superbatch.torch.window import BatchWindow
 from tests.superbatch.torch.world import NUM_BATCHES, B, own_uids, state_at

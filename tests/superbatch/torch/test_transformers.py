@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from superbatch.conformance.sample_job import SampleJob
 from superbatch.conformance.service import SampleService
@@ -103,3 +103,49 @@ def test_arguments_that_would_lose_batches_are_refused(
 ) -> None:
     with pytest.raises(InvalidInput, match=rule):
         trainer(service, tmp_path, **options)
+
+
+class Uncurated(Counts):
+    """The same model on data of its own."""
+
+    def forward(self, uid: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]
+        return {"loss": self.weight.sum() + 0 * uid.sum()}
+
+
+def test_a_checkpoint_from_before_the_curation_begins_with_the_log(service: SampleService, tmp_path: Path) -> None:
+    rows = [{"uid": torch.zeros(16)}] * 8
+    options = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "disable_tqdm": True}
+    arguments = TrainingArguments(max_steps=3, save_steps=2, **options)  # type: ignore[arg-type]
+    Trainer(model=Uncurated(), args=arguments, train_dataset=rows).train()  # type: ignore[arg-type]
+    found = trainer(service, tmp_path, max_steps=6, save_strategy="steps", save_steps=2)
+    found.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert found.trained == [(seq, 0) for seq in range(4)]
+    found.curated.close()
+    again = trainer(service, tmp_path, max_steps=7)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert again.trained == [(seq, 0) for seq in range(2, 5)]
+    again.curated.close()
+
+
+def test_a_step_of_other_micro_steps_than_those_of_a_batch_ends_the_run(service: SampleService, tmp_path: Path) -> None:
+    found = trainer(service, tmp_path, accumulation=2)
+    found.args.gradient_accumulation_steps = 1  # after the check
+    with pytest.raises(InvalidInput, match="an optimizer step must be one batch; got one of"):
+        found.train()
+    found.curated.close()
+
+
+def test_several_devices_in_one_process_are_refused(service: SampleService, tmp_path: Path) -> None:
+    plain = trainer(service, tmp_path)
+    plain.args._n_gpu = 2  # as on a machine with two
+    with pytest.raises(InvalidInput, match=r"got n_gpu=2, .* torchrun --nproc-per-node"):
+        CuratedTrainer(model=Counts(), args=plain.args, curated=plain.curated)
+
+
+def test_two_trainers_of_one_loader_count_what_they_take_once(service: SampleService, tmp_path: Path) -> None:
+    first = trainer(service, tmp_path, accumulation=2, max_steps=2)
+    second = Watched(model=Counts(), args=first.args, curated=first.curated)
+    second.train()
+    assert second.trained == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert service.registry.reports["t"]["read_ahead"] == 2
+    second.curated.close()

@@ -12,7 +12,7 @@ from superbatch.formats.errors import UnreadableExample
 from superbatch.log import BatchLog
 from superbatch.reading import Example
 from superbatch.torch import CuratedLoader, Workers
-from superbatch.torch.loader import OpenLog
+from superbatch.torch.opening import OpenLog
 from tests.superbatch.torch.world import NUM_BATCHES, TOKEN, own_uids, state_at, to_sample, uids_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # three workers on two cores

@@ -13,7 +13,7 @@ from superbatch.conformance.service import Request, SampleService
 from superbatch.formats.canonical import JsonValue
 from superbatch.log import BatchLog
 from superbatch.reading import Example
-from superbatch.torch.loader import OpenLog
+from superbatch.torch.opening import OpenLog
 
 TOKEN = "secret"
 B = 24
