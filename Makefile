@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 TRAINER_VENV := .venv-trainer
 OPENCLIP_VENV := .venv-openclip
+WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 TRAINER_ENV := $(TRAINER_VENV)/.environment
@@ -48,8 +49,8 @@ demo: $(STAMP) $(TRAINER_STAMP) ## the main job, end to end, on the sample data 
 serve: $(STAMP) ## the service alone, on its embedded defaults
 	@$(BIN)/superbatch serve
 
-test: $(STAMP) ## the tests
-	@$(BIN)/python -m pytest -m "not long"
+test: $(STAMP) ## the tests, files spread over WORKERS=2 processes
+	@$(BIN)/python -m pytest -m "not long" --numprocesses $(WORKERS) --dist loadfile
 
 test-long: $(STAMP) ## the proofs that take minutes
 	@$(BIN)/python -m pytest -m long
@@ -69,9 +70,9 @@ format: $(STAMP) ## write the format
 bench: $(STAMP) ## every benchmark, quick
 	@for theme in benchmarks/*.py; do $(BIN)/python $$theme --quick || exit 1; done
 
-docs: $(STAMP) ## write docs/openapi.json and docs/reference.md again
-	@$(BIN)/python -m superbatch_server.service.openapi docs/openapi.json
-	@$(BIN)/python -m superbatch_server.service.reference docs/reference.md
+docs: $(STAMP) ## write again what is made from the program: openapi.json, reference.md, settings.md, errors.md
+	@$(BIN)/python -m superbatch_server.service.describing.openapi docs/openapi.json
+	@$(BIN)/python -m superbatch_server.service.describing.reference docs/reference.md docs/settings.md docs/errors.md
 
 lock: $(STAMP) ## resolve the lock files anew (needs uv in .venv)
 	@$(BIN)/python deploy/lock.py

@@ -12,15 +12,15 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
-from superbatch_server.service import leash
 from superbatch_server.service.app import create_app
 from superbatch_server.service.catalog.engine import create_engine
 from superbatch_server.service.catalog.listener import listening
 from superbatch_server.service.catalog.migrations import migrate
 from superbatch_server.service.deployment import read_token
 from superbatch_server.service.http_protocol import KEEP_ALIVE_S, MAX_HEAD_BYTES, TimedProtocol
-from superbatch_server.service.log_lines import set_up_logging
+from superbatch_server.service.runners import leash
 from superbatch_server.service.settings import Settings, read_settings
+from superbatch_server.service.watching.log_lines import set_up_logging
 from superbatch_server.storage.store import open_store
 
 _GOODBYE_S = 2

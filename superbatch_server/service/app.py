@@ -6,15 +6,14 @@ from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from sqlalchemy import Engine
 
-from superbatch_server.service import api_page, auth, dashboard, internal_api
-from superbatch_server.service.api_description import complete_description
-from superbatch_server.service.auth import HostGuard, is_user, require_user
-from superbatch_server.service.body_limit import BodyLimit
+from superbatch_server.service import dashboard
+from superbatch_server.service.access import auth
+from superbatch_server.service.access.auth import HostGuard, is_user, require_user
+from superbatch_server.service.access.body_limit import BodyLimit
+from superbatch_server.service.access.gate import Gate
 from superbatch_server.service.context import Deployment
-from superbatch_server.service.gate import Gate
-from superbatch_server.service.internal_api import is_attempt
-from superbatch_server.service.metrics import DeploymentCollector, RequestMetrics
-from superbatch_server.service.observation import REQUEST_ID, Observation
+from superbatch_server.service.describing import api_page
+from superbatch_server.service.describing.api_description import complete_description
 from superbatch_server.service.problems import Problem, install_problem_handlers
 from superbatch_server.service.routes import (
     batches,
@@ -23,6 +22,7 @@ from superbatch_server.service.routes import (
     gc,
     health,
     history,
+    internal_api,
     jobs,
     manifest,
     metrics,
@@ -34,7 +34,10 @@ from superbatch_server.service.routes import (
     trainers,
     uploads,
 )
+from superbatch_server.service.routes.internal_api import is_attempt
 from superbatch_server.service.settings import Settings
+from superbatch_server.service.watching.metrics import DeploymentCollector, RequestMetrics
+from superbatch_server.service.watching.observation import REQUEST_ID, Observation
 from superbatch_server.storage.roots import open_roots
 from superbatch_server.storage.store import ArtifactStore
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
+from superbatch_server.service.access.credentials import KnownTokens
+from superbatch_server.service.access.limits import Bounds, Limits
 from superbatch_server.service.catalog.engine import wakeups_of
-from superbatch_server.service.credentials import KnownTokens
-from superbatch_server.service.limits import Bounds, Limits
-from superbatch_server.service.manifest_pages import ManifestPages
+from superbatch_server.service.catalog.wakeups import Wakeups
+from superbatch_server.service.following.manifest_pages import ManifestPages
 from superbatch_server.service.settings import Settings
-from superbatch_server.service.wakeups import Wakeups
 from superbatch_server.storage.roots import Root
 from superbatch_server.storage.store import ArtifactStore
 from superbatch_server.storage.uploads import Uploads

@@ -21,9 +21,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from superbatch_server.service.access.login_codes import new_login_code
 from superbatch_server.service.deployment import CannotServe, announced, data_dir_lock, listen, make_token
-from superbatch_server.service.login_codes import new_login_code
-from superbatch_server.service.processes import kill, orphaned_processes
+from superbatch_server.service.runners.processes import kill, orphaned_processes
 from superbatch_server.service.settings import PREFIX, Settings, read_settings
 
 _POLL_S = 0.05

@@ -23,7 +23,6 @@ from threading import Thread
 from sqlalchemy import Engine, select
 
 from superbatch_server.schemas.jobs import JobState
-from superbatch_server.service import leash
 from superbatch_server.service.catalog.claims import (
     Claim,
     attempt_ended,
@@ -37,15 +36,15 @@ from superbatch_server.service.catalog.migrations import migrate
 from superbatch_server.service.catalog.segments import mark_end_logged, newest_log_files, unlogged_ends
 from superbatch_server.service.catalog.supervisors import Identity
 from superbatch_server.service.catalog.tables import jobs
-from superbatch_server.service.garbage.collector import GC_POLL_S, Places, collect_pending
-from superbatch_server.service.log_lines import set_up_logging
-from superbatch_server.service.presence import present
-from superbatch_server.service.runners import Assignment, Run, Runner, open_runner
+from superbatch_server.service.catalog.wakeups import QUEUE
+from superbatch_server.service.runners import Assignment, Run, Runner, leash, open_runner
 from superbatch_server.service.settings import Settings, read_settings
-from superbatch_server.service.upload_sweep import SWEEP_S, remove_unneeded
-from superbatch_server.service.verification import verify_pending
-from superbatch_server.service.wakeups import QUEUE
-from superbatch_server.service.withdrawal import search_pending
+from superbatch_server.service.upkeep.garbage.collector import GC_POLL_S, Places, collect_pending
+from superbatch_server.service.upkeep.presence import present
+from superbatch_server.service.upkeep.upload_sweep import SWEEP_S, remove_unneeded
+from superbatch_server.service.upkeep.verification import verify_pending
+from superbatch_server.service.upkeep.withdrawal import search_pending
+from superbatch_server.service.watching.log_lines import set_up_logging
 from superbatch_server.storage.roots import open_roots
 from superbatch_server.storage.store import ArtifactStore, open_store
 from superbatch_server.storage.uploads import Uploads

@@ -14,6 +14,7 @@ import uvicorn
 from sqlalchemy import Connection, Engine, Row, insert, select, update
 
 from superbatch.formats.score_shard import NOT_CHOSEN, read_score_shard
+from superbatch_server.service.access.login_codes import new_login_code
 from superbatch_server.service.app import create_app
 from superbatch_server.service.catalog.clock import now_ms
 from superbatch_server.service.catalog.engine import create_engine, read, write
@@ -21,7 +22,6 @@ from superbatch_server.service.catalog.events import add_event
 from superbatch_server.service.catalog.migrations import migrate
 from superbatch_server.service.catalog.queue import submit_job, update_job
 from superbatch_server.service.catalog.tables import attempts, checkpoints, jobs, supervisors
-from superbatch_server.service.login_codes import new_login_code
 from superbatch_server.service.settings import Settings
 from superbatch_server.storage.store import ArtifactStore, open_store
 from tests.browser.pool import MARKUP, SAMPLE, Indexed, add_pool, hostile_tar, sample_shards

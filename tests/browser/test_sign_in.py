@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import Browser, expect
 
-from superbatch_server.service.auth import COOKIE
+from superbatch_server.service.access.auth import COOKIE
 from tests.browser.place import Place
 from tests.browser.visits import a_visit
 

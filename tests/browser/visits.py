@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request, Response
 
-from superbatch_server.service.auth import COOKIE, new_session
+from superbatch_server.service.access.auth import COOKIE, new_session
 from tests.browser.place import TOKEN, Place
 
 Scheme = Literal["light", "dark"]

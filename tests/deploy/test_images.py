@@ -53,7 +53,7 @@ def test_an_image_runs_as_nobody_in_particular_and_is_watched(name: str) -> None
     stage = stages()[name]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", stage.user), "a user by number, not root"
     assert stage.health[:2] == ["python", "-m"]
-    assert stage.health[2] == "superbatch_server.service.health"
+    assert stage.health[2] == "superbatch_server.service.watching.health"
     assert stage.entrypoint
     assert f"COPY --from={name}-builder /opt/superbatch /opt/superbatch" in stage.lines
 

@@ -40,7 +40,7 @@ class TinyJob:
         with tar.open("rb") as stream:
             self.samples = list(iter_samples(stream, read=True))
         save_settings(folder / "init", CONFIG, a_tokenizer())
-        self.service = FakeService(hooks=[self._answer_places])
+        self.service = FakeService(hooks=[self._answer_places], b=BATCH_SIZE)
         self._generator = np.random.default_rng(5)
 
     def publish(self, num_batches: int, *, end: bool) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, select
 from superbatch_server.service.app import create_app
 from superbatch_server.service.catalog.engine import read
 from superbatch_server.service.catalog.tables import attempts
-from superbatch_server.service.processes import marked_processes
+from superbatch_server.service.runners.processes import marked_processes
 from superbatch_server.service.settings import Settings
 from superbatch_server.service.supervisor import Supervisor
 from superbatch_server.storage.store import open_store

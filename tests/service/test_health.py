@@ -16,13 +16,13 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from superbatch_server.service import health
 from superbatch_server.service.catalog.engine import write
 from superbatch_server.service.catalog.supervisors import Identity, beat
 from superbatch_server.service.catalog.tables import supervisors
 from superbatch_server.service.deployment import CannotServe, data_dir_lock, make_token, read_token
 from superbatch_server.service.serve import command
 from superbatch_server.service.settings import Settings
+from superbatch_server.service.watching import health
 from tests.service.running import FAKE_DRIVER, wait_until
 
 

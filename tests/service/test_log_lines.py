@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from superbatch_server.service.log_lines import (
+from superbatch_server.service.settings import Settings
+from superbatch_server.service.watching.log_lines import (
     HIDDEN,
     LineFormatter,
     Redactor,
@@ -20,7 +21,6 @@ from superbatch_server.service.log_lines import (
     secrets_of,
     set_up_logging,
 )
-from superbatch_server.service.settings import Settings
 
 SECRET = "sUp3r-s3cret-value"
 

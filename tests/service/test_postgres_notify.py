@@ -23,7 +23,7 @@ from superbatch_server.service.catalog.events import add_event
 from superbatch_server.service.catalog.lease import Attempt
 from superbatch_server.service.catalog.listener import listening
 from superbatch_server.service.catalog.segments import commit_segment
-from superbatch_server.service.wakeups import LOOK_S, QUEUE
+from superbatch_server.service.catalog.wakeups import LOOK_S, QUEUE
 from tests.service.catalog.builders import add_dataset, claim_it, job, record_rows, segment_commit, submit
 from tests.service.databases import needs_postgres
 from tests.service.postgres import new_engine, shared_server, template

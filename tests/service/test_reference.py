@@ -13,10 +13,10 @@ import pytest
 import superbatch_server.workers
 from superbatch.formats.errors import SuperbatchError
 from superbatch_server.schemas.errors import STATUS_OF_CODE, ApiError
-from superbatch_server.service.advice import JOB_FAILURES, REMEDIES, SETTING_HINTS
-from superbatch_server.service.openapi import openapi_text
-from superbatch_server.service.reference import PAGES, errors_text, reference_text, settings_text
-from superbatch_server.service.scopes import OPEN_ROUTES, SCOPE_OF_ROUTE
+from superbatch_server.service.access.scopes import OPEN_ROUTES, SCOPE_OF_ROUTE
+from superbatch_server.service.describing.advice import JOB_FAILURES, REMEDIES, SETTING_HINTS
+from superbatch_server.service.describing.openapi import openapi_text
+from superbatch_server.service.describing.reference import PAGES, errors_text, reference_text, settings_text
 from superbatch_server.service.settings import PREFIX, Settings
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -33,8 +33,8 @@ OF_THE_TRAINER = {
     "superbatch_error",
 }
 """Codes that only a trainer's process or the command line raises."""
-NEVER_ENDS_A_JOB = {"ray_stopped", "service_error", "service_unreachable"}
-"""The driver ends with these as a crash, or with the code that the service answered."""
+NEVER_ENDS_A_JOB = {"bad_row", "ray_stopped", "service_error", "service_unreachable"}
+"""A row is quarantined, a driver crashes and is started again, or it ends with the code that the service answered."""
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -44,12 +44,14 @@ def test_the_kept_page_is_the_present_one(name: str) -> None:
 
 def test_every_setting_has_a_meaning_and_a_hint() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
-    assert set(SETTING_HINTS) == set(Settings.model_fields), "superbatch_server/service/advice.py: SETTING_HINTS"
+    assert set(SETTING_HINTS) == set(Settings.model_fields), (
+        "superbatch_server/service/describing/advice.py: SETTING_HINTS"
+    )
     assert _first_cells(settings_text()) == [f"`{PREFIX}{name.upper()}`" for name in Settings.model_fields]
 
 
 def test_every_code_has_a_meaning_and_a_remedy() -> None:
-    assert set(REMEDIES) == set(STATUS_OF_CODE), "superbatch_server/service/advice.py: REMEDIES"
+    assert set(REMEDIES) == set(STATUS_OF_CODE), "superbatch_server/service/describing/advice.py: REMEDIES"
     answers, failures = errors_text().split("## Why a job FAILED")
     lines = [line for line in answers.splitlines() if line.startswith("| `")]
     codes = {line.split("`")[1]: line for line in lines[-len(STATUS_OF_CODE) :]}

@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from superbatch_server.service.openapi import openapi_text
+from superbatch_server.service.describing.openapi import openapi_text
 from tests.service.api.world import TOKEN, URL, World
 from tests.service.catalog.builders import DATASET_ID
 from tests.service.dashboard.scores.scored_world import MIXED, ScoredWorld

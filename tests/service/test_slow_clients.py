@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from superbatch_server.service.access.body_limit import BodyLimit
 from superbatch_server.service.api_process import server_config
-from superbatch_server.service.body_limit import BodyLimit
 from superbatch_server.service.http_protocol import TimedProtocol
 from superbatch_server.service.problems import install_problem_handlers
 from superbatch_server.service.settings import Settings

@@ -28,7 +28,7 @@ from superbatch_server.service.catalog.queue import job_row
 from superbatch_server.service.catalog.stored import stored_all
 from superbatch_server.service.catalog.tables import checkpoints, consumers
 from superbatch_server.service.catalog.waiting import learner_is_live
-from superbatch_server.service.wakeups import QUEUE
+from superbatch_server.service.catalog.wakeups import QUEUE
 
 _FILES = TypeAdapter(list[FileRef])
 _UNVERIFIED = (CheckpointState.RECEIVED, CheckpointState.VERIFYING)

@@ -29,7 +29,7 @@ from superbatch_server.service.catalog.queue import job_row
 from superbatch_server.service.catalog.revoked import revoke
 from superbatch_server.service.catalog.stored import stored
 from superbatch_server.service.catalog.tables import consumers, log_digests
-from superbatch_server.service.wakeups import QUEUE
+from superbatch_server.service.catalog.wakeups import QUEUE
 
 
 def report_progress(connection: Connection, job_id: str, name: str, report: ConsumerReport) -> Consumer:

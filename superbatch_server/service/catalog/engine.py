@@ -22,7 +22,7 @@ from sqlalchemy import URL, Connection, Engine, event, make_url, text
 from sqlalchemy import create_engine as create_sqlalchemy_engine
 from sqlalchemy.exc import DBAPIError
 
-from superbatch_server.service.wakeups import Wakeups
+from superbatch_server.service.catalog.wakeups import Wakeups
 
 CHANNEL = "superbatch"
 """Where Postgres tells other processes which jobs a commit changed."""

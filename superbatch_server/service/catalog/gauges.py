@@ -46,7 +46,9 @@ def catalog_gauges(connection: Connection) -> CatalogGauges:
     """Return the gauges; those of single jobs for at most `MAX_JOBS` that are not over and the newest that are."""
     at_ms = now_ms(connection)
     counted = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).all()
-    oldest = select(func.min(jobs.c.created_ms)).where(jobs.c.state == JobState.QUEUED)
+    # As GET /v1/storage counts it: a job that waits for its trainer is in nobody's way.
+    may_run = (jobs.c.state == JobState.QUEUED) & jobs.c.waits_for.is_(None)
+    oldest = select(func.min(jobs.c.updated_ms)).where(may_run)
     oldest_ms = connection.execute(oldest).scalar_one()
     is_live = supervisors.c.seen_ms > at_ms - LIVE_MS
     live = select(func.count(), func.coalesce(func.sum(supervisors.c.num_running), 0)).where(is_live)

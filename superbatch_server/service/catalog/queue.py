@@ -20,7 +20,7 @@ from superbatch_server.service.catalog.engine import changed
 from superbatch_server.service.catalog.events import add_event
 from superbatch_server.service.catalog.stored import stored
 from superbatch_server.service.catalog.tables import jobs, log_digests
-from superbatch_server.service.wakeups import QUEUE
+from superbatch_server.service.catalog.wakeups import QUEUE
 
 
 def submit_job(connection: Connection, spec: CurateSpec, *, job_id: str | None = None) -> RowMapping:

@@ -8,8 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from superbatch_server.service.access.login_codes import new_login_code
 from superbatch_server.service.deployment import SERVICE_FILE
-from superbatch_server.service.login_codes import new_login_code
 from superbatch_server.service.settings import read_settings
 
 

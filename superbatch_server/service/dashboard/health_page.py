@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from superbatch_server.schemas.storage import Storage
 from superbatch_server.service.context import Deployment
-from superbatch_server.service.storage_report import read_storage
-from superbatch_server.service.supervision import Supervision
+from superbatch_server.service.watching.storage_report import read_storage
+from superbatch_server.service.watching.supervision import Supervision
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 

@@ -21,7 +21,7 @@ from superbatch_server.service.catalog.tables import checkpoints, datasets, jobs
 from superbatch_server.service.catalog.totals import totals_of
 from superbatch_server.service.dashboard.selection_words import Selection, selection_of
 from superbatch_server.service.dashboard.speed import Speed, read_speeds
-from superbatch_server.service.supervision import Supervision, read_supervision
+from superbatch_server.service.watching.supervision import Supervision, read_supervision
 
 PAGE_JOBS = 50
 PAGE_OTHERS = 20

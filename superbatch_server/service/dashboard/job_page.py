@@ -33,7 +33,7 @@ from superbatch_server.service.dashboard.speed import Speed, read_speeds
 from superbatch_server.service.dashboard.stages import Stages, read_stages
 from superbatch_server.service.dashboard.timeline import Timeline, timeline
 from superbatch_server.service.dashboard.withdrawn import Withdrawn, read_withdrawn
-from superbatch_server.service.supervision import read_supervision
+from superbatch_server.service.watching.supervision import read_supervision
 
 SHOWN_CHECKPOINTS = 8
 SHOWN_EVENTS = 50

@@ -8,10 +8,10 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from superbatch_server.schemas.errors import LogMissing
-from superbatch_server.service.attempt_logs import LogPart, attempt_log, read_log
 from superbatch_server.service.catalog.engine import read
 from superbatch_server.service.dashboard.attempts import AttemptLine, list_attempts
 from superbatch_server.service.dashboard.job_head import JobHead, read_job_head
+from superbatch_server.service.following.attempt_logs import LogPart, attempt_log, read_log
 
 PART_BYTES = 32 << 10
 SHOWN_ATTEMPTS = 50

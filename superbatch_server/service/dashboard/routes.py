@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse, Response
 from jinja2 import Environment
 
 from superbatch_server.schemas.errors import ApiError, NotFound, Unauthorized, Validation
-from superbatch_server.service.auth import require_user
+from superbatch_server.service.access.auth import require_user
 from superbatch_server.service.catalog.engine import read
 from superbatch_server.service.context import deployment_of
 from superbatch_server.service.dashboard.actions import ACTIONS, act, ask

@@ -8,13 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+from superbatch_server.service.access.login_codes import new_login_code
 from superbatch_server.service.demo import report
 from superbatch_server.service.demo.api import Api, DemoFailed, JsonObject, read_token, say
 from superbatch_server.service.demo.main_job import run_main_job
 from superbatch_server.service.demo.plan import Plan
 from superbatch_server.service.demo.processes import service
 from superbatch_server.service.demo.stages import Stages
-from superbatch_server.service.login_codes import new_login_code
 
 
 def command(arguments: list[str]) -> int:

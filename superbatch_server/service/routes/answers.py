@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from sqlalchemy import Connection
 
-from superbatch_server.service.auth import credential_of
+from superbatch_server.service.access.auth import credential_of
 from superbatch_server.service.catalog.idempotency import Answer, KeyedRequest, answer_once
 from superbatch_server.service.catalog.pages import MAX_PAGE_SIZE, PageQuery
 from superbatch_server.service.catalog.stored import stored

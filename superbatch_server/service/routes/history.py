@@ -13,13 +13,13 @@ from starlette.concurrency import run_in_threadpool
 from superbatch_server.schemas.base import Body
 from superbatch_server.schemas.errors import InvalidRequest
 from superbatch_server.schemas.jobs import Event
-from superbatch_server.service.attempt_logs import MAX_LOG_BYTES, LogPart, attempt_log, read_log
+from superbatch_server.service.access.gate import wants_stream
 from superbatch_server.service.catalog import events, queue
 from superbatch_server.service.catalog.engine import read
 from superbatch_server.service.catalog.pages import page_token, parse_page_token, refused
 from superbatch_server.service.context import Deployed, Deployment
-from superbatch_server.service.event_stream import end_of_stream, stream_events
-from superbatch_server.service.gate import wants_stream
+from superbatch_server.service.following.attempt_logs import MAX_LOG_BYTES, LogPart, attempt_log, read_log
+from superbatch_server.service.following.event_stream import end_of_stream, stream_events
 from superbatch_server.service.routes.answers import NOT_MODIFIED, IfNoneMatch, PageSize, PageToken, Seq, represent
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])

@@ -12,11 +12,11 @@ from fastapi.responses import Response, StreamingResponse
 from superbatch_server.schemas.errors import RangeRefused, Unavailable
 from superbatch_server.service.catalog.engine import read
 from superbatch_server.service.catalog.manifest import PublishedList, find_list
+from superbatch_server.service.catalog.wakeups import LOOK_S
 from superbatch_server.service.context import Deployed, Deployment
 from superbatch_server.service.problems import problem_response
 from superbatch_server.service.routes.answers import IMMUTABLE, NOT_MODIFIED, IfNoneMatch, Seq, is_known, json_response
 from superbatch_server.service.routes.ranges import NoSuchRange, wanted_range
-from superbatch_server.service.wakeups import LOOK_S
 from superbatch_server.storage.store import ArtifactStore
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["log"])

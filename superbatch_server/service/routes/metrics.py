@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from superbatch_server.service.auth import require_user
+from superbatch_server.service.access.auth import require_user
 from superbatch_server.service.context import Deployed
 
 router = APIRouter(tags=["operation"])

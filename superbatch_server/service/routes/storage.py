@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from superbatch_server.schemas.storage import Storage
 from superbatch_server.service.context import Deployed
-from superbatch_server.service.storage_report import read_storage
+from superbatch_server.service.watching.storage_report import read_storage
 
 router = APIRouter(prefix="/v1/storage", tags=["service"])
 

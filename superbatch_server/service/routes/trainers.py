@@ -26,7 +26,7 @@ from superbatch_server.service.routes.answers import (
     keyed_request,
     represent,
 )
-from superbatch_server.service.verification import check_weights
+from superbatch_server.service.upkeep.verification import check_weights
 from superbatch_server.storage.roots import find_root
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["trainers"])

@@ -20,12 +20,12 @@ from starlette.requests import ClientDisconnect
 from superbatch_server.schemas.errors import DigestMismatch, InUse, InvalidRequest, NotFound, Validation
 from superbatch_server.schemas.models import FileRef
 from superbatch_server.schemas.uploads import MAX_UPLOAD_BYTES, UPLOADS_ROOT, Upload, UploadList, UploadStart
-from superbatch_server.service.body_limit import MAX_BODY_BYTES
+from superbatch_server.service.access.body_limit import MAX_BODY_BYTES
 from superbatch_server.service.catalog.checkpoints import checkpoints_of_upload, noting_refusal, require_pushed_learner
 from superbatch_server.service.catalog.engine import read, write
 from superbatch_server.service.catalog.queue import job_row
 from superbatch_server.service.context import Deployed
-from superbatch_server.service.upload_sweep import require_room
+from superbatch_server.service.upkeep.upload_sweep import require_room
 from superbatch_server.storage.uploads import UploadFile, Uploads
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/uploads", tags=["trainers"])

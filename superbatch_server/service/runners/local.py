@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from superbatch_server.service.processes import (
+from superbatch_server.service.runners.processes import (
     ATTEMPT_KEY,
     PARENT_KEY,
     identity,
@@ -36,7 +36,7 @@ class DriverProcess:
         log_path.parent.mkdir(parents=True, exist_ok=True)
         self._marker = f"{ATTEMPT_KEY}={attempt}"
         marked = {**variables, ATTEMPT_KEY: attempt, PARENT_KEY: identity(os.getpid())}
-        leash = (sys.executable, "-m", "superbatch_server.service.leash", str(os.getpid()))
+        leash = (sys.executable, "-m", "superbatch_server.service.runners.leash", str(os.getpid()))
         with log_path.open("ab") as log_file:
             self._process = subprocess.Popen(
                 [*leash, *command],

@@ -6,8 +6,8 @@ import html
 import json
 import re
 
-from superbatch_server.service.api_page import draw_api
-from superbatch_server.service.openapi import openapi_text
+from superbatch_server.service.describing.api_page import draw_api
+from superbatch_server.service.describing.openapi import openapi_text
 from tests.service.api.world import World
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from superbatch_server.service.auth import COOKIE, is_session, new_login_code, new_session
-from superbatch_server.service.login_codes import CODE_S, redeem_login_code
+from superbatch_server.service.access.auth import COOKIE, is_session, new_login_code, new_session
+from superbatch_server.service.access.login_codes import CODE_S, redeem_login_code
 from tests.service.api.world import TOKEN, World, answered, problem
 
 

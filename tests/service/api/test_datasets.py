@@ -9,7 +9,7 @@ from sqlalchemy.exc import OperationalError
 
 from superbatch.formats.digests import dataset_fingerprint, weak_shard_fingerprint
 from superbatch.formats.shards import ShardTable
-from superbatch_server.service.verification import verify_pending
+from superbatch_server.service.upkeep.verification import verify_pending
 from tests.service.api.world import World, answered, problem, sha256, tar_of
 
 

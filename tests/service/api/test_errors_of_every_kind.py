@@ -13,8 +13,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
 from superbatch.formats.errors import CorruptFile
-from superbatch_server.service.auth import COOKIE
-from superbatch_server.service.body_limit import MAX_BODY_BYTES, MAX_BODY_BYTES_OF_PATH, SMALL_BODY_BYTES
+from superbatch_server.service.access.auth import COOKIE
+from superbatch_server.service.access.body_limit import MAX_BODY_BYTES, MAX_BODY_BYTES_OF_PATH, SMALL_BODY_BYTES
 from tests.service.api.world import TOKEN, URL, World, answered, problem
 from tests.service.catalog.builders import claim_it, expire
 

@@ -13,7 +13,7 @@ from superbatch_server.service.catalog.engine import write
 from superbatch_server.service.catalog.events import add_event
 from superbatch_server.service.catalog.jobs import delete_job
 from superbatch_server.service.catalog.queue import request_cancel
-from superbatch_server.service.event_stream import KEEPALIVE_COMMENT, stream_events
+from superbatch_server.service.following.event_stream import KEEPALIVE_COMMENT, stream_events
 from tests.service.api.world import World, answered, problem
 from tests.service.running import running_api, wait_until
 

@@ -19,7 +19,7 @@ from superbatch_server.service.catalog.attempts import record_schedule
 from superbatch_server.service.catalog.engine import read, write
 from superbatch_server.service.catalog.revoked import SHOWN_REASON
 from superbatch_server.service.catalog.segments import commit_segment
-from superbatch_server.service.withdrawal import SEGMENTS_AT_ONCE, search_pending
+from superbatch_server.service.upkeep.withdrawal import SEGMENTS_AT_ONCE, search_pending
 from tests.service.api.world import Json, World, answered, problem
 from tests.service.catalog.builders import claim_it, job, schedule_row, segment_commit
 from tests.superbatch.formats.sample_batches import FINGERPRINT, a_batch, uid_at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from superbatch_server.service.garbage.collector import Places, collect_pending
+from superbatch_server.service.upkeep.garbage.collector import Places, collect_pending
 from superbatch_server.storage.uploads import Uploads
 from tests.service.api.world import Json, World, problem
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from superbatch_server.schemas.errors import TooManyRequests
-from superbatch_server.service.limits import MAX_REMEMBERED, Bounds, Limits
+from superbatch_server.service.access.limits import MAX_REMEMBERED, Bounds, Limits
 from superbatch_server.service.settings import Settings
 from tests.service.api.world import World, answered, problem
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 
 from superbatch_server.schemas.errors import InvalidRequest, LogMissing
-from superbatch_server.service.attempt_logs import read_log
 from superbatch_server.service.catalog.claims import attempt_ended
 from superbatch_server.service.catalog.engine import write
 from superbatch_server.service.catalog.tables import attempts
+from superbatch_server.service.following.attempt_logs import read_log
 from tests.service.api.world import World, problem
 from tests.service.catalog.builders import claim_it
 

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
 from superbatch_server.service.catalog.clock import now_ms
 from superbatch_server.service.catalog.engine import write
 from superbatch_server.service.catalog.gauges import MAX_JOBS_OVER
-from superbatch_server.service.catalog.tables import supervisors
+from superbatch_server.service.catalog.tables import jobs, supervisors
 from tests.service.api.world import World, answered, problem
 
 
@@ -91,6 +91,17 @@ def test_a_credential_is_needed_unless_the_deployment_says_otherwise(one_world: 
     world = World(tmp_path / "open", open_metrics=True)
     assert world.client_with().get("/metrics").status_code == 200
     world.close()
+
+
+def test_the_age_of_the_queue_is_that_of_jobs_that_may_be_started(world: World) -> None:
+    waiting, ready = world.submit(), world.submit()
+    with write(world.engine) as connection:
+        for job_id, age_s, waits_for in ((waiting, 9_000, "trainer"), (ready, 90, None)):
+            values = {"updated_ms": now_ms(connection) - 1000 * age_s, "waits_for": waits_for}
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
+    age_s = metrics(world)["superbatch_queue_age_seconds[]"]
+    assert 90 <= age_s < 600, "a job that waits for its trainer is no delay"
+    assert world.get("/v1/storage")["queue"]["oldest_queued_s"] >= age_s
 
 
 def test_a_catalog_that_does_not_answer_is_a_figure(one_world: World) -> None:

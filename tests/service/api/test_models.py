@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from superbatch_server.schemas.models import ModelManifest
-from superbatch_server.service.verification import model_digest
+from superbatch_server.service.upkeep.verification import model_digest
 from tests.service.api.world import Json, World, answered, problem, safetensors_of, sha256
 
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import pytest
 from fastapi.testclient import TestClient
 
-from superbatch_server.service.auth import COOKIE, new_login_code, new_session
+from superbatch_server.service.access.auth import COOKIE, new_login_code, new_session
 from superbatch_server.service.catalog.claims import claim
-from superbatch_server.service.log_lines import LineFormatter, Redactor
-from superbatch_server.service.observation import REQUEST_ID
+from superbatch_server.service.watching.log_lines import LineFormatter, Redactor
+from superbatch_server.service.watching.observation import REQUEST_ID
 from tests.service.api.world import TOKEN, URL, World, answered, problem
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from superbatch_server.service.openapi import openapi_text
+from superbatch_server.service.describing.openapi import openapi_text
 
 KEPT = Path(__file__).parents[3] / "docs/openapi.json"
 
@@ -72,7 +72,7 @@ def test_every_post_takes_a_key_or_is_named_by_its_content(document: dict[str, A
 
 def test_the_service_imports_neither_torch_nor_ray() -> None:
     code = (
-        "import sys; import superbatch_server.service.app, superbatch_server.service.verification; "
+        "import sys; import superbatch_server.service.app, superbatch_server.service.upkeep.verification; "
         "print(sorted({'torch', 'ray', 'numpy', 'pyarrow', 'pandas'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import select, update
 
 from superbatch_server.schemas.tokens import Scope
-from superbatch_server.service.auth import COOKIE, new_session
+from superbatch_server.service.access.auth import COOKIE, new_session
+from superbatch_server.service.access.credentials import OWN, REMEMBERED_S, KnownTokens
+from superbatch_server.service.access.scopes import OPEN_ROUTES, SCOPE_OF_ROUTE, scope_needed
 from superbatch_server.service.catalog import tables
 from superbatch_server.service.catalog.engine import read, write
-from superbatch_server.service.credentials import OWN, REMEMBERED_S, KnownTokens
-from superbatch_server.service.scopes import OPEN_ROUTES, SCOPE_OF_ROUTE, scope_needed
 from tests.service.api.world import TOKEN, World, answered, problem
 
 KEPT = Path(__file__).parents[3] / "docs/openapi.json"

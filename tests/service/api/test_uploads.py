@@ -14,7 +14,7 @@ import httpx2 as httpx
 import pytest
 
 from superbatch_server.service.settings import Settings
-from superbatch_server.service.upload_sweep import GRACE_S, remove_unneeded
+from superbatch_server.service.upkeep.upload_sweep import GRACE_S, remove_unneeded
 from superbatch_server.storage.uploads import Uploads
 from tests.service.api.world import Json, World, answered, problem, safetensors_of, sha256
 

@@ -27,7 +27,7 @@ from superbatch_server.service.catalog.models import finish_model, register_mode
 from superbatch_server.service.catalog.segments import commit_segment
 from superbatch_server.service.context import Deployment
 from superbatch_server.service.settings import Settings
-from superbatch_server.service.verification import model_digest, verify_pending
+from superbatch_server.service.upkeep.verification import model_digest, verify_pending
 from superbatch_server.storage.roots import open_roots
 from superbatch_server.storage.store import ArtifactStore, open_store
 from tests.service.catalog.builders import DATASET_ID, claim_it, job, new_catalog, record_rows, segment_commit

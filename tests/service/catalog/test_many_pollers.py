@@ -13,8 +13,8 @@ from superbatch_server.service.catalog.engine import wakeups_of, write
 from superbatch_server.service.catalog.lease import Attempt
 from superbatch_server.service.catalog.manifest import Page
 from superbatch_server.service.catalog.segments import commit_segment
-from superbatch_server.service.manifest_pages import ManifestPages, Place
-from superbatch_server.service.wakeups import LOOK_S
+from superbatch_server.service.catalog.wakeups import LOOK_S
+from superbatch_server.service.following.manifest_pages import ManifestPages, Place
 from tests.service.catalog.builders import claim_it, job, record_rows, segment_commit, submit
 
 NUM_POLLERS = 100

@@ -21,7 +21,7 @@ from superbatch_server.service.catalog.tables import jobs as jobs_table
 from superbatch_server.service.catalog.tables import log_digests, schedule_rows
 from superbatch_server.service.catalog.tables import segments as segments_table
 from superbatch_server.service.catalog.totals import Totals
-from superbatch_server.service.withdrawal import search_pending
+from superbatch_server.service.upkeep.withdrawal import search_pending
 from superbatch_server.storage.store import ArtifactStore
 from tests.service.catalog.builders import new_catalog, schedule_row, segment_commit, sha, spec
 

@@ -13,7 +13,7 @@ from superbatch_server.service.catalog.clock import now_ms
 from superbatch_server.service.catalog.engine import read, write
 from superbatch_server.service.catalog.supervisors import KEPT_MS, SILENT_MS, Identity, beat, forget, list_supervisors
 from superbatch_server.service.catalog.tables import supervisors
-from superbatch_server.service.presence import present
+from superbatch_server.service.upkeep.presence import present
 
 
 def identity(name: str, **changes: Any) -> Identity:

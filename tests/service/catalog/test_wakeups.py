@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from superbatch_server.service.catalog.engine import wakeups_of, write
 from superbatch_server.service.catalog.events import add_event
 from superbatch_server.service.catalog.queue import request_cancel
-from superbatch_server.service.wakeups import QUEUE, Wakeups
+from superbatch_server.service.catalog.wakeups import QUEUE, Wakeups
 from tests.service.catalog.builders import claim_it, submit
 
 

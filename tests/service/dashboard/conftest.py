@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
-from superbatch_server.service.auth import COOKIE, new_session
+from superbatch_server.service.access.auth import COOKIE, new_session
 from superbatch_server.service.catalog.engine import create_engine
 from superbatch_server.service.catalog.tables import metadata
 from superbatch_server.service.context import Deployment

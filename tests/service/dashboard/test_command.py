@@ -8,8 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from superbatch_server.service.access.login_codes import redeem_login_code
 from superbatch_server.service.dashboard.command import command
-from superbatch_server.service.login_codes import redeem_login_code
 
 
 def test_the_address_lets_in_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from superbatch_server.service.dashboard.health_page import size
 from superbatch_server.service.routes import storage
-from superbatch_server.service.storage_report import GIB, level_of
+from superbatch_server.service.watching.storage_report import GIB, level_of
 from tests.service.dashboard.conftest import make_app, new_engine, sign_in
 from tests.service.dashboard.seed import seed
 

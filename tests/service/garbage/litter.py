@@ -23,8 +23,8 @@ from superbatch_server.service.catalog.lease import Attempt
 from superbatch_server.service.catalog.segments import commit_segment, job_prefix, newest_log_files
 from superbatch_server.service.catalog.stored import stored
 from superbatch_server.service.catalog.tables import cache, cache_uses, datasets, jobs, segments
-from superbatch_server.service.garbage.collector import Places, collect_pending
 from superbatch_server.service.settings import Settings
+from superbatch_server.service.upkeep.garbage.collector import Places, collect_pending
 from superbatch_server.storage.store import ArtifactStore
 from superbatch_server.storage.uploads import Uploads
 from tests.service.catalog.builders import claim_if, held, job, record_rows, segment_commit, sha, spec

@@ -16,7 +16,7 @@ from superbatch_server.schemas.jobs import JobState
 from superbatch_server.service.catalog import gc_runs, queue
 from superbatch_server.service.catalog.engine import read, write
 from superbatch_server.service.catalog.lease import Attempt
-from superbatch_server.service.garbage.collector import collect_pending
+from superbatch_server.service.upkeep.garbage.collector import collect_pending
 from superbatch_server.storage.scratch_names import ray_folder, scratch_name
 from superbatch_server.storage.store import ArtifactStore, RemoteStore, open_store
 from tests.service.catalog.builders import DATASET_ID, claim_if, expire, held, job, sha

@@ -11,7 +11,7 @@ import pytest
 
 from superbatch.cli import convert, watch_checkpoints
 from superbatch_server.schemas.errors import STATUS_OF_CODE
-from superbatch_server.service.openapi import openapi_text
+from superbatch_server.service.describing.openapi import openapi_text
 from superbatch_server.service.settings import PREFIX, Settings
 
 PAGE = (Path(__file__).parents[3] / "docs/trainers/checkpoints.md").read_text()

@@ -15,7 +15,7 @@ from superbatch_server.schemas.storage import CatalogSize, Place, QueueLength, S
 from superbatch_server.service.catalog.engine import read
 from superbatch_server.service.context import Deployment
 from superbatch_server.service.settings import Settings
-from superbatch_server.service.supervision import Supervision, read_supervision
+from superbatch_server.service.watching.supervision import Supervision, read_supervision
 from superbatch_server.storage.places import local_folder
 from superbatch_server.storage.uploads import Uploads
 

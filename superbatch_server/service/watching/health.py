@@ -1,4 +1,4 @@
-"""Health checks of containers: `python -m superbatch_server.service.health api | supervisor | url <URL>`.
+"""Health checks of containers: `python -m superbatch_server.service.watching.health api | supervisor | url <URL>`.
 
 Ends with 0 when the part of the service that runs beside it is well, with 1 and one line when it is not.
 """
@@ -23,7 +23,7 @@ class Unwell(Exception):
 
 def main(arguments: list[str]) -> int:
     """Run the check that the arguments name."""
-    parser = argparse.ArgumentParser(prog="python -m superbatch_server.service.health")
+    parser = argparse.ArgumentParser(prog="python -m superbatch_server.service.watching.health")
     parser.add_argument("part", choices=["api", "supervisor", "url"])
     parser.add_argument("url", nargs="?", help="an address that must answer with 200, for url")
     options = parser.parse_args(arguments)

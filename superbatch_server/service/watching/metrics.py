@@ -98,7 +98,7 @@ def _of_catalog(gauges: CatalogGauges) -> Iterable[Metric]:
     for state, number in gauges.jobs_by_state.items():
         states.add_metric((state,), number)
     yield states
-    yield _gauge("superbatch_queue_age_seconds", "Age of the oldest job in the queue.", gauges.queue_age_s)
+    yield _gauge("superbatch_queue_age_seconds", "Age of the oldest job that may be started.", gauges.queue_age_s)
     yield _gauge("superbatch_supervisors_live", "Supervisors whose heartbeat is fresh.", gauges.live_supervisors)
     yield _gauge("superbatch_drivers_running", "Drivers that these supervisors run.", gauges.running_drivers)
     for name, meaning in _OF_JOB.items():

@@ -12,8 +12,8 @@ from superbatch_server.schemas.jobs import JobState
 from superbatch_server.service.catalog.cache_uses import forget_entries, needed_entries
 from superbatch_server.service.catalog.published import published_objects
 from superbatch_server.service.catalog.tables import jobs
-from superbatch_server.service.garbage.found import Garbage
-from superbatch_server.service.garbage.keys import CacheObject, JobObject, Partial, parse_key
+from superbatch_server.service.upkeep.garbage.found import Garbage
+from superbatch_server.service.upkeep.garbage.keys import CacheObject, JobObject, Partial, parse_key
 from superbatch_server.storage.store import StoredFile
 
 FINAL = (JobState.SUCCEEDED, JobState.CANCELLED)

@@ -11,8 +11,8 @@ from typing import Any
 from fastapi import FastAPI
 
 from superbatch_server.schemas.errors import STATUS_OF_CODE
+from superbatch_server.service.access.scopes import OPEN_ROUTES, scope_needed
 from superbatch_server.service.problems import MEDIA_TYPE, Problem
-from superbatch_server.service.scopes import OPEN_ROUTES, scope_needed
 
 _CHANGES = frozenset({"post", "put", "patch", "delete"})
 _HEADERS = {

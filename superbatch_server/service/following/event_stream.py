@@ -18,7 +18,7 @@ from superbatch_server.schemas.jobs import Event, JobState
 from superbatch_server.service.catalog import events
 from superbatch_server.service.catalog.engine import read
 from superbatch_server.service.catalog.queue import job_row
-from superbatch_server.service.wakeups import LOOK_S, Wakeups
+from superbatch_server.service.catalog.wakeups import LOOK_S, Wakeups
 
 KEEP_ALIVE_S = 15.0
 RETRY_MS = 2000

@@ -15,9 +15,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from superbatch_server.service.log_lines import log_context
-from superbatch_server.service.metrics import RequestMetrics
 from superbatch_server.service.problems import answer_to
+from superbatch_server.service.watching.log_lines import log_context
+from superbatch_server.service.watching.metrics import RequestMetrics
 
 log = logging.getLogger("superbatch.api")
 

@@ -19,9 +19,9 @@ from sqlalchemy import Connection, Engine, select
 from superbatch_server.schemas.garbage import GarbageKind
 from superbatch_server.service.catalog.engine import read
 from superbatch_server.service.catalog.tables import attempts, jobs
-from superbatch_server.service.garbage.found import Garbage
-from superbatch_server.service.garbage.stored import HELD
 from superbatch_server.service.settings import Settings
+from superbatch_server.service.upkeep.garbage.found import Garbage
+from superbatch_server.service.upkeep.garbage.stored import HELD
 from superbatch_server.storage.scratch_names import SCRATCH_NAME, ray_folder, scratch_name
 from superbatch_server.storage.uploads import Uploads
 

@@ -11,27 +11,25 @@ from types import MappingProxyType
 
 REMEDIES: Mapping[str, str] = MappingProxyType(
     {
-        "behind_retention": "Start from a newer checkpoint of the trainer; `oldest_seq` of the body is the oldest batch "
-        "that is kept.",
+        "behind_retention": "Start the trainer from a newer checkpoint; `oldest_seq` is the oldest batch that is kept.",
         "body_too_large": "Send less at once: data sets 64 MiB, everything else 8 MiB. Name shards by brace patterns.",
         "checkpoint_every_missing": "Register the trainer with `checkpoint_every`, the batches between two pushes.",
         "conflict": "Look at the object again and decide anew; `detail` says what stands in the way.",
-        "dataset_not_ready": "Wait until the data set is READY. If it is INVALID, read its `error` and register a "
-        "correct one.",
-        "digest_mismatch": "The file changed after it was hashed, or broke on the way: hash it again, or send it again.",
+        "dataset_not_ready": "Wait until it is READY. If it is INVALID, read its `error` and register a correct one.",
+        "digest_mismatch": "The file changed after it was hashed, or broke on the way: hash it or send it again.",
         "duplicate_shard": "Name every shard once; brace patterns must not overlap.",
         "forbidden": "Use a token of the scope that `detail` names: `superbatch tokens create --scope ...`.",
         "gone": "It was removed and does not come back; make it anew.",
         "host_refused": "Use the address in digits or localhost, or add the name to `SUPERBATCH_ALLOWED_HOSTS`.",
         "idempotency_mismatch": "Use a new Idempotency-Key for a new request.",
         "in_use": "Delete what refers to it first; `detail` names it.",
-        "insufficient_storage": "Make room on the disk (operating.md). Nothing acknowledged is lost; repeat the request.",
+        "insufficient_storage": "Make room on the disk (operating.md), then repeat the request.",
         "internal": "Find the request in the API's log by its X-Request-Id, and report it with these lines.",
         "invalid_request": "Correct what `detail` names.",
         "lease_lost": "Only drivers see it: another attempt holds the job, and this one ends itself.",
         "log_missing": "Read the log on the machine that ran the attempt; the API reads its own data folder only.",
         "method_not_allowed": "Look the path up in reference.md.",
-        "model_not_ready": "Wait until the model is READY. If it is INVALID, read its `error` and register a correct one.",
+        "model_not_ready": "Wait until it is READY. If it is INVALID, read its `error` and register a correct one.",
         "not_a_tar": "Shards are plain tars: unpack a .tar.gz, and look whether the key names the file that was meant.",
         "not_found": "Look whether the id is of this service, and whether the object was deleted.",
         "not_json": "Register the `config.json` and `tokenizer.json` that the model was saved with.",
@@ -47,8 +45,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "replay_mismatch": "Replay with the selection, seed, reference and learner of the job that was recorded.",
         "request_timeout": "Look at the network; bodies may not pause for 30 s. An upload goes on at `received_bytes`.",
         "resources_too_small": "Lower `SUPERBATCH_NUM_WORKERS` or `_THREADS_PER_WORKER`, or use a larger machine.",
-        "second_learner": "One learner for each job. Use the same consumer name after a restart; another name is let in "
-        "when the first has been silent for its ttl.",
+        "second_learner": "One learner for each job. After a restart use the same name; another one is let in when "
+        "the first has been silent for its ttl.",
         "seq_beyond_log": "Report counts of batches that this job has published; look whether job and state match.",
         "staleness_too_small": "Raise `refresh.max_staleness`, push checkpoints more often, or read less far ahead; "
         "`detail` has the numbers.",
@@ -58,7 +56,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "`detail` names.",
         "unauthorized": "Send `Authorization: Bearer TOKEN`. The deployment's own token is in the file `token` of its "
         "data folder; an access token may have expired or been deleted.",
-        "unavailable": "Repeat after Retry-After seconds. If it stays, look at the catalog and the store (operating.md).",
+        "unavailable": "Repeat after Retry-After seconds. If it stays, look at catalog and store (operating.md).",
         "unknown_root": "Define the root: `superbatch serve --root NAME=PATH` or `SUPERBATCH_ROOTS`; `GET /v1/roots` "
         "lists them.",
         "unsafe_key": "A key is a relative path without `..`; links may not lead out of the root.",
@@ -67,7 +65,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "validation": "Correct the fields that `errors` lists; /docs shows every body.",
         "variants_do_not_divide": "Choose shares whose rows are multiples of world_size x accumulation.",
         "weights_missing": "Register the model with weights, or let the trainer push them (`updates: pushed`).",
-        "went_back": "Say `rewind: true` when the trainer returns to its last checkpoint; BatchLog does it when resumed.",
+        "went_back": "Say `rewind: true` when the trainer returns to its last checkpoint (CuratedLoader does).",
         "world_size_does_not_divide": "Choose b as a multiple of world_size x accumulation.",
         "wrong_job": "Give the trainer the state and the files of this job.",
         "wrong_offset": "Go on at `received_bytes` of the upload.",
@@ -79,7 +77,6 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
 
 JOB_FAILURES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "bad_row": ("A row of the probe could not be used.", "Read `error`; replace the shard that it names."),
         "corrupt_file": ("A stored file is damaged.", "Bring the store back from its backup, then retry."),
         "digest_mismatch": (
             "A file is not the one that was registered or published.",
@@ -141,7 +138,7 @@ JOB_FAILURES: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
     }
 )
-"""`error_code` of a FAILED job to its meaning and what to do. A job may also carry a code of the table above."""
+"""`error_code` of a FAILED job to its meaning and what to do."""
 
 SETTING_HINTS: Mapping[str, str] = MappingProxyType(
     {

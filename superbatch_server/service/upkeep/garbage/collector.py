@@ -13,11 +13,11 @@ from superbatch_server.schemas.garbage import GarbageReport, GarbageRun, Garbage
 from superbatch_server.service.catalog.clock import now_ms
 from superbatch_server.service.catalog.engine import read, write
 from superbatch_server.service.catalog.gc_runs import is_any_pending, note_progress, take_run
-from superbatch_server.service.garbage.folders import folder_garbage, remove_from_disk
-from superbatch_server.service.garbage.found import Garbage, Tally
-from superbatch_server.service.garbage.keys import CacheObject, parse_key
-from superbatch_server.service.garbage.stored import cache_garbage, job_garbage, partial_garbage, unknown_keys
 from superbatch_server.service.settings import Settings
+from superbatch_server.service.upkeep.garbage.folders import folder_garbage, remove_from_disk
+from superbatch_server.service.upkeep.garbage.found import Garbage, Tally
+from superbatch_server.service.upkeep.garbage.keys import CacheObject, parse_key
+from superbatch_server.service.upkeep.garbage.stored import cache_garbage, job_garbage, partial_garbage, unknown_keys
 from superbatch_server.storage.store import ArtifactStore, StoredFile
 from superbatch_server.storage.uploads import Uploads
 

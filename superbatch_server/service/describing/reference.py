@@ -11,8 +11,8 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 
 from superbatch_server.schemas.errors import STATUS_OF_CODE, ApiError
-from superbatch_server.service.advice import JOB_FAILURES, REMEDIES, SETTING_HINTS
-from superbatch_server.service.openapi import openapi_text
+from superbatch_server.service.describing.advice import JOB_FAILURES, REMEDIES, SETTING_HINTS
+from superbatch_server.service.describing.openapi import openapi_text
 from superbatch_server.service.settings import CLIENT_KEYS, PREFIX, Settings
 
 _MADE = "Made by `make docs` from the program itself; a test compares it."
@@ -64,8 +64,8 @@ Every error of the API is a body of RFC 9457, `application/problem+json`:
 | `oldest_seq` | of `behind_retention` |
 
 408, 429, 500, 503 and 507 may be repeated, after `Retry-After` seconds where the header is there; a change with its
-Idempotency-Key. All others fail again until something is changed. The command line prints `detail`, code and status, and
-ends with 3; 4 means that no service was found.
+Idempotency-Key. All others fail again until something is changed. The command line prints `detail`, code and status,
+and ends with 3; 4 means that no service was found.
 
 ## Answers of the API
 """
@@ -73,8 +73,9 @@ ends with 3; 4 means that no service was found.
 _FAILURES = """
 ## Why a job FAILED
 
-`error_code` and `error` of the job say it; so do its page and the last line of `superbatch events JOB`. `superbatch retry
-JOB` goes on at the next batch. A job that waits (for a trainer, a checkpoint, room on a disk) is QUEUED, not FAILED.
+`error_code` and `error` of the job say it; so do its page and the last line of `superbatch events JOB`.
+`superbatch retry JOB` goes on at the next batch. A job that waits (for a trainer, a checkpoint, room on a disk) is
+RUNNING or QUEUED with a phase that says so, never FAILED. It may also fail with a code of the table above.
 """
 
 Row = Sequence[str]

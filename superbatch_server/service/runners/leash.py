@@ -1,6 +1,6 @@
 """A process that ends when its parent does, also when the parent gets SIGKILL.
 
-As a program, `python -m superbatch_server.service.leash <parent pid> <command...>` becomes the command, on the leash.
+As a program with the arguments <parent pid> <command...> it becomes the command, on the leash.
 Linux sends SIGTERM by itself (PR_SET_PDEATHSIG survives exec); elsewhere the command has to watch its parent.
 """
 

@@ -18,11 +18,11 @@ from fastapi.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from superbatch_server.schemas.errors import Forbidden, HostRefused, Unauthorized
+from superbatch_server.service.access.credentials import SESSION, SESSION_S, Credential, is_session, new_session
+from superbatch_server.service.access.login_codes import new_login_code, redeem_login_code
+from superbatch_server.service.access.scopes import SAFE_METHODS, require_scope
 from superbatch_server.service.context import Deployed, deployment_of
-from superbatch_server.service.credentials import SESSION, SESSION_S, Credential, is_session, new_session
-from superbatch_server.service.login_codes import new_login_code, redeem_login_code
 from superbatch_server.service.problems import problem_response
-from superbatch_server.service.scopes import SAFE_METHODS, require_scope
 from superbatch_server.service.settings import Settings
 
 COOKIE = "superbatch_session"

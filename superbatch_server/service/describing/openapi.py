@@ -1,4 +1,4 @@
-"""`python -m superbatch_server.service.openapi PATH` writes the API's description as docs/openapi.json keeps it."""
+"""The API's description as docs/openapi.json keeps it; `make docs` writes it."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from superbatch_server.schemas.errors import TooManyRequests
-from superbatch_server.service.auth import bearer_of, credential_of, is_user
+from superbatch_server.service.access.auth import bearer_of, credential_of, is_user
+from superbatch_server.service.access.credentials import needs_catalog
+from superbatch_server.service.access.limits import Limits
 from superbatch_server.service.context import deployment_of
-from superbatch_server.service.credentials import needs_catalog
-from superbatch_server.service.limits import Limits
 from superbatch_server.service.problems import problem_response
 
 _OUTSIDE = ("/internal/", "/healthz", "/v1/health")

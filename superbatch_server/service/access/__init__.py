@@ -1,0 +1,1 @@
+"""Who may ask for what, and how much: tokens and their scopes, sessions, guards, limits, sizes of bodies."""
