@@ -30,8 +30,9 @@ class TokenRequest(Body):
 
     name: TokenName = Field(description="Who it is for.")
     scope: Scope
-    expires_days: Annotated[float, Field(gt=0, le=3650)] | None = Field(
-        default=None, description="Days until it ends; null for one that is valid until it is deleted."
+    expires_days: Annotated[float, Field(ge=0.001, le=3650)] | None = Field(
+        default=None,
+        description="Days until it ends, at least 0.001; null for one that is valid until it is deleted.",
     )
 
 

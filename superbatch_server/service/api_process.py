@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from superbatch_server.service.app import create_app
-from superbatch_server.service.catalog.engine import create_engine
+from superbatch_server.service.catalog.engine import UnsuitableDatabase, create_engine
 from superbatch_server.service.catalog.listener import listening
 from superbatch_server.service.catalog.migrations import migrate
 from superbatch_server.service.deployment import read_token
@@ -34,7 +34,11 @@ def main(arguments: list[str]) -> int:
     token = read_token(settings.data_dir, settings.token_file)
     set_up_logging(settings, token=token)
     engine = create_engine(settings.database_url.get_secret_value())
-    migrate(engine)
+    try:
+        migrate(engine)
+    except UnsuitableDatabase as error:
+        print(f"superbatch serve: {error}", file=sys.stderr, flush=True)
+        return 2
     app = create_app(engine=engine, settings=settings, store=open_store(settings.store_url), token=token)
     with listening(engine):
         uvicorn.Server(server_config(app, settings)).run(sockets=[socket.socket(fileno=descriptor)])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from sqlalchemy import Engine
 
 from superbatch_server.service import dashboard
-from superbatch_server.service.access import auth
-from superbatch_server.service.access.auth import HostGuard, is_user, require_user
+from superbatch_server.service.access.auth import HostGuard, may_send, require_user
 from superbatch_server.service.access.body_limit import BodyLimit
 from superbatch_server.service.access.gate import Gate
+from superbatch_server.service.access.json_bodies import require_names_once
 from superbatch_server.service.context import Deployment
 from superbatch_server.service.describing import api_page
 from superbatch_server.service.describing.api_description import complete_description
@@ -42,6 +42,7 @@ from superbatch_server.storage.roots import open_roots
 from superbatch_server.storage.store import ArtifactStore
 
 API_VERSION = "1.0"
+_OF_RESOURCES = (Depends(require_user), Depends(require_names_once))
 _RESOURCES = (
     roots,
     datasets,
@@ -80,7 +81,7 @@ def create_app(*, engine: Engine, settings: Settings, store: ArtifactStore, toke
     request_metrics = RequestMetrics()
     request_metrics.registry.register(DeploymentCollector(lambda: app.state.deployment))
     app.state.registry = request_metrics.registry
-    app.add_middleware(BodyLimit, is_known=lambda request: is_user(request) or is_attempt(request))
+    app.add_middleware(BodyLimit, is_known=_may_send_long)
     app.add_middleware(Gate)
     if settings.cors_origins:
         app.add_middleware(
@@ -95,12 +96,16 @@ def create_app(*, engine: Engine, settings: Settings, store: ArtifactStore, toke
     return app
 
 
+def _may_send_long(request: Request) -> bool:
+    """Claim that a driver writes to its own API, or a user what the scope of the credential covers."""
+    return (request.url.path.startswith("/internal/") and is_attempt(request)) or may_send(request)
+
+
 def _add_routes(app: FastAPI) -> None:
     app.include_router(health.router)
     app.include_router(metrics.router)
     app.include_router(api_page.router)
     for resource in _RESOURCES:
-        app.include_router(resource.router, dependencies=[Depends(require_user)], responses={422: {"model": Problem}})
+        app.include_router(resource.router, dependencies=_OF_RESOURCES, responses={422: {"model": Problem}})
     app.include_router(internal_api.router)
-    app.include_router(auth.router)
     app.include_router(dashboard.build_router())

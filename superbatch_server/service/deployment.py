@@ -8,6 +8,8 @@ import json
 import os
 import secrets
 import socket
+import stat
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +29,11 @@ class CannotServe(Exception):
 @contextlib.contextmanager
 def data_dir_lock(data_dir: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold the data directory, created private if it is missing: for one whole service, or `shared` by its parts."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (data_dir / LOCK_FILE).open("a") as file:
+    with usable(data_dir):
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _close_to_others(data_dir)
+        lock_file = (data_dir / LOCK_FILE).open("a")
+    with lock_file as file:
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -37,6 +42,23 @@ def data_dir_lock(data_dir: Path, *, shared: bool = False) -> Iterator[None]:
                 "Stop that one, or name another directory with --data-dir."
             ) from None
         yield
+
+
+def _close_to_others(data_dir: Path) -> None:
+    """Make a directory that was there before private; one that is shared, or another's, is left as it is and named."""
+    found = data_dir.stat()
+    if not stat.S_IMODE(found.st_mode) & 0o077:
+        return
+    if found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX:
+        data_dir.chmod(0o700)
+        return
+    print(
+        f"superbatch serve: the data directory should be open to its owner only; got mode "
+        f"{stat.S_IMODE(found.st_mode):04o} of user {found.st_uid} ({data_dir}). The catalog and what jobs read lie "
+        "there: give the service a directory of its own with --data-dir.",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def make_token(data_dir: Path, token_file: Path | None = None) -> None:
@@ -52,7 +74,8 @@ def make_token(data_dir: Path, token_file: Path | None = None) -> None:
             f"the file of the token must be there; got {path} (SUPERBATCH_TOKEN_FILE). "
             "Mount the secret, or leave the setting out and a token is made in the data directory."
         )
-    write_private(path, secrets.token_urlsafe(32) + "\n")
+    with usable(data_dir):
+        write_private(path, secrets.token_urlsafe(32) + "\n")
 
 
 def read_token(data_dir: Path, token_file: Path | None = None) -> str:
@@ -64,18 +87,36 @@ def write_private(path: Path, text: str) -> None:
     """Replace a file whole, readable by its owner only."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def usable(data_dir: Path) -> Iterator[None]:
+    """Raise CannotServe where the data directory cannot be used: a full disk, no permission, a file in its place."""
+    try:
+        yield
+    except OSError as error:
+        raise CannotServe(
+            f"the data directory must be writable and have room; got {error.strerror!r} "
+            f"({error.filename or data_dir}). Make room on its disk or correct its permissions, or name another "
+            "directory with --data-dir."
+        ) from error
 
 
 @contextlib.contextmanager
 def announced(data_dir: Path, *, url: str) -> Iterator[None]:
     """Keep `service.json`, from which the command line learns the address, while the service runs."""
     path = data_dir / SERVICE_FILE
-    write_private(path, json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+    with usable(data_dir):
+        write_private(path, json.dumps({"url": url, "pid": os.getpid()}) + "\n")
     try:
         yield
     finally:

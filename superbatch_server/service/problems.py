@@ -114,7 +114,7 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     if kind is None:
         kind = errors.Internal if error.status_code >= 500 else errors.InvalidRequest
     sentence = _HTTP_SENTENCES.get(kind, "a request must be one that the service can read")
-    got = f"{request.method} {request.url.path[:200]!r}"
+    got = f"{request.method[:20]} {request.url.path[:200]!r}"
     message = f"{sentence}; got {got}. The requests are listed at /docs."
     return problem_response(kind(message), request.url.path, headers=error.headers)
 
@@ -146,7 +146,7 @@ async def _answer_unknown(request: Request, error: Exception) -> JSONResponse:  
 
 def _internal_problem(method: str, path: str) -> JSONResponse:
     problem = errors.Internal(
-        f"the service must answer every request; this one failed inside ({method} {path[:200]}). "
+        f"the service must answer every request; this one failed inside ({method[:20]} {path[:200]}). "
         "The service's log has the details, under the X-Request-Id of this answer."
     )
     return problem_response(problem, path)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from superbatch_server.service.access.login_codes import new_login_code
-from superbatch_server.service.deployment import CannotServe, announced, data_dir_lock, listen, make_token
+from superbatch_server.service.deployment import CannotServe, announced, data_dir_lock, listen, make_token, usable
 from superbatch_server.service.runners.processes import kill, orphaned_processes
 from superbatch_server.service.settings import PREFIX, Settings, read_settings
 
@@ -171,7 +171,8 @@ def _is_healthy(settings: Settings) -> bool:
 
 
 def _greet(settings: Settings) -> None:
-    code = new_login_code(settings.data_dir)
+    with usable(settings.data_dir):
+        code = new_login_code(settings.data_dir)
     print(f"Superbatch answers at {settings.service_url}; the token is in {settings.token_file}", flush=True)
     print(f"Dashboard (the code works once): {settings.service_url}/login?code={code}", flush=True)
 

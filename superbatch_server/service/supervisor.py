@@ -30,7 +30,7 @@ from superbatch_server.service.catalog.claims import (
     cancel_abandoned,
     claim,
 )
-from superbatch_server.service.catalog.engine import create_engine, read, wakeups_of, write
+from superbatch_server.service.catalog.engine import UnsuitableDatabase, create_engine, read, wakeups_of, write
 from superbatch_server.service.catalog.listener import listening
 from superbatch_server.service.catalog.migrations import migrate
 from superbatch_server.service.catalog.segments import mark_end_logged, newest_log_files, unlogged_ends
@@ -40,6 +40,7 @@ from superbatch_server.service.catalog.wakeups import QUEUE
 from superbatch_server.service.runners import Assignment, Run, Runner, leash, open_runner
 from superbatch_server.service.settings import Settings, read_settings
 from superbatch_server.service.upkeep.garbage.collector import GC_POLL_S, Places, collect_pending
+from superbatch_server.service.upkeep.garbage.ownership import MARK_POLL_S, mark_store
 from superbatch_server.service.upkeep.presence import present
 from superbatch_server.service.upkeep.upload_sweep import SWEEP_S, remove_unneeded
 from superbatch_server.service.upkeep.verification import verify_pending
@@ -254,7 +255,11 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     engine = create_engine(settings.database_url.get_secret_value())
-    migrate(engine)
+    try:
+        migrate(engine)
+    except UnsuitableDatabase as error:
+        print(f"superbatch serve: {error}", file=sys.stderr, flush=True)
+        return 2
     roots = open_roots(settings.roots)
     store, uploads = open_store(settings.store_url), Uploads(settings.uploads_dir)
     places = Places(engine, store, uploads, settings)
@@ -262,6 +267,7 @@ def main(arguments: list[str]) -> int:
         "verification": (lambda: verify_pending(engine, roots), settings.poll_s),
         "withdrawal": (lambda: search_pending(engine, store), settings.poll_s),
         "uploads": (lambda: bool(remove_unneeded(engine, uploads, settings)), SWEEP_S),
+        "mark": (lambda: mark_store(engine, store), MARK_POLL_S),
         "gc": (lambda: collect_pending(places, f"{socket.gethostname()}:{os.getpid()}"), GC_POLL_S),
     }
     for name, (work, poll_s) in background.items():

@@ -9,7 +9,6 @@ when the upload is completed; the upload then begins again, and only a verified 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -20,19 +19,23 @@ from hashlib import file_digest
 from pathlib import Path
 
 from superbatch_server.schemas.errors import (
+    Conflict,
     DigestMismatch,
-    InsufficientStorage,
     NotFound,
-    Unavailable,
+    NotSafetensors,
+    PickleRefused,
     UploadIncomplete,
     WrongOffset,
 )
 from superbatch_server.schemas.uploads import UPLOADS_ROOT
-from superbatch_server.storage.disk import is_full, sync_folder
+from superbatch_server.storage.disk import sync_folder
 from superbatch_server.storage.roots import LocalRoot
 from superbatch_server.storage.safetensors_header import read_safetensors_header
+from superbatch_server.storage.upload_locks import gone, held, locked, using
 
 _COMPLETE = ".safetensors"
+_LOCK = ".lock"
+_WRONG_BYTES = (DigestMismatch, PickleRefused, NotSafetensors)
 _PART = re.compile(r"([0-9a-f]{64})\.([0-9]{1,15})\.part")
 _JOB_ID = re.compile(r"[a-z]+_[0-9a-f]{16}")
 
@@ -69,12 +72,23 @@ class Uploads:
 
     def find(self, job_id: str, sha256: str) -> UploadFile | None:
         """Return the upload of these bytes, None where there is none."""
-        return next((found for found in self.of_job(job_id) if found.sha256 == sha256), None)
+        return next(iter(self._named(job_id, sha256)), None)
+
+    @contextmanager
+    def reserving(self) -> Iterator[None]:
+        """Let nobody else begin an upload meanwhile, so that the room which was found stays free."""
+        with using(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        with held(descriptor):
+            yield
 
     def begin(self, job_id: str, sha256: str, *, size_bytes: int) -> UploadFile:
         """Return the upload of these bytes: a new one, or the one that is there, to be gone on with.
 
         Raises:
+            Conflict: parts of it are there, and its size was said to be another.
+            InUse: such a part is being written.
             Unavailable: the folder cannot be used.
         """
         found = self.find(job_id, sha256)
@@ -82,8 +96,8 @@ class Uploads:
             os.utime(found.path)  # somebody still wants it: its time to live begins again
             return found
         if found is not None:
-            found.path.unlink(missing_ok=True)
-        with _using(self.folder):
+            self._forget_empty(found, size_bytes=size_bytes)
+        with using(self.folder):
             (self.folder / job_id).mkdir(parents=True, exist_ok=True)
             path = self.folder / job_id / f"{sha256}.{size_bytes}.part"
             path.touch()
@@ -101,7 +115,7 @@ class Uploads:
             InsufficientStorage: the disk is full.
             Unavailable: the disk fails.
         """
-        with _locked(upload.path) as descriptor, _using(self.folder):
+        with locked(upload.path) as descriptor, using(self.folder):
             received = os.fstat(descriptor).st_size
             if offset < received and os.pread(descriptor, len(content), offset) == content:
                 return _found(upload.path, upload.job_id)
@@ -126,11 +140,12 @@ class Uploads:
             UploadIncomplete: parts are missing.
             DigestMismatch: the bytes are not the announced ones.
             PickleRefused, NotSafetensors: they are, but are no weights.
+            Unavailable: the disk fails; the upload stays.
         """
         if upload.is_complete:
             return upload
         final = self.folder / upload.key
-        with _locked(upload.path) as descriptor:
+        with locked(upload.path) as descriptor:
             if final.exists():  # another request completed it while this one waited
                 return _found(final, upload.job_id)
             received = os.fstat(descriptor).st_size
@@ -139,29 +154,46 @@ class Uploads:
                     f"an upload must be whole before it is completed; got {received} of {upload.size_bytes} bytes "
                     f"(job {upload.job_id}, upload {upload.sha256}). Go on at byte {received}."
                 )
-            try:
-                _check(upload)
-            except Exception:
-                upload.path.unlink(missing_ok=True)
-                raise
-            with _using(self.folder):
+            with using(self.folder):
+                try:
+                    _check(upload)
+                except _WRONG_BYTES:
+                    upload.path.unlink(missing_ok=True)
+                    raise
                 os.replace(upload.path, final)
                 sync_folder(final.parent)
                 return _found(final, upload.job_id)
 
+    @contextmanager
+    def at_rest(self, upload: UploadFile) -> Iterator[None]:
+        """Keep everybody from writing or completing an upload meanwhile, without waiting for who does.
+
+        Raises:
+            InUse: somebody does.
+            NotFound: it was removed or completed in the meantime.
+        """
+        with locked(upload.path, wait=False):
+            if not upload.path.exists():
+                raise gone(upload.path)
+            yield
+
     def remove(self, upload: UploadFile) -> None:
-        """Forget an upload, once no part of it is being written."""
-        with _locked(upload.path), _using(self.folder):
+        """Forget an upload that is `at_rest`."""
+        with using(self.folder):
             upload.path.unlink(missing_ok=True)
             sync_folder(upload.path.parent)
 
     def of_job(self, job_id: str) -> list[UploadFile]:
         """Return the uploads of a job, complete ones first; none for what is no job id."""
+        return self._named(job_id, "")
+
+    def _named(self, job_id: str, start: str) -> list[UploadFile]:
+        """Return the uploads whose names begin so; no other file is looked at."""
         if not _JOB_ID.fullmatch(job_id):
             return []
-        with _using(self.folder):
+        with using(self.folder):
             try:
-                paths = list((self.folder / job_id).iterdir())
+                paths = [path for path in (self.folder / job_id).iterdir() if path.name.startswith(start)]
             except FileNotFoundError:
                 return []
         paths.sort(key=lambda path: (path.suffix != _COMPLETE, path.name))
@@ -178,6 +210,18 @@ class Uploads:
         place = next(each for each in (self.folder, *self.folder.parents) if each.exists())
         return shutil.disk_usage(place).free
 
+    def _forget_empty(self, upload: UploadFile, *, size_bytes: int) -> None:
+        """Remove an upload of which nothing is there: somebody says another size now."""
+        with self.at_rest(upload):
+            received = upload.path.stat().st_size
+            if received:
+                raise Conflict(
+                    f"an upload under way keeps the size with which it began, {upload.size_bytes}; got {size_bytes} "
+                    f"where {received} bytes are there (job {upload.job_id}, upload {upload.sha256}). Go on with that "
+                    "size, or DELETE the upload first."
+                )
+            self.remove(upload)
+
 
 def _found_or_none(path: Path, job_id: str) -> UploadFile | None:
     try:
@@ -191,9 +235,9 @@ def _found(path: Path, job_id: str) -> UploadFile:
     try:
         stat = path.stat()
     except FileNotFoundError as error:
-        raise _gone(path) from error
+        raise gone(path) from error
     if part is None and path.suffix != _COMPLETE:
-        raise _gone(path)
+        raise gone(path)
     return UploadFile(
         path=path,
         job_id=job_id,
@@ -202,13 +246,6 @@ def _found(path: Path, job_id: str) -> UploadFile:
         received_bytes=stat.st_size,
         is_complete=part is None,
         touched_s=stat.st_mtime,
-    )
-
-
-def _gone(path: Path) -> NotFound:
-    return NotFound(
-        f"an upload must have been begun and not be forgotten; got {path.name[:64]} (job {path.parent.name}). "
-        "Begin it again with POST uploads."
     )
 
 
@@ -222,36 +259,6 @@ def _check(upload: UploadFile) -> None:
             )
         file.seek(0)
         read_safetensors_header(file, size=upload.size_bytes, where=f"upload {upload.sha256}")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    """Open a part for one writer at a time, over threads and processes; the lock ends with whoever holds it."""
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError as error:
-        raise _gone(path) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _using(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if is_full(error):
-            raise InsufficientStorage(
-                f"the disk of uploads must have room; got {error.strerror!r} ({folder}). Make room on it: superbatch "
-                "gc says what may go. The upload goes on where it is."
-            ) from error
-        raise Unavailable(
-            f"the folder of uploads must be usable; got {error.strerror!r} ({folder}). Check its disk and "
-            "permissions; the upload goes on where it is."
-        ) from error
 
 
 def _write_all(descriptor: int, content: bytes, offset: int) -> None:

@@ -207,7 +207,12 @@ def _local_executor(bundle: AttemptBundle, client: AttemptClient, needs: Needs, 
         return _threads(bundle, needs)
     log.info("starting Ray: %d pools of %d workers", needs.num_pools, runtime.num_workers)
     num_cpus = num_logical_cpus(runtime.num_workers, scores=needs.scores)
-    start_ray(num_cpus=num_cpus, temp_dir=scratch.ray_folder, threads=needs.settings.threads)
+    start_ray(
+        num_cpus=num_cpus,
+        temp_dir=scratch.ray_folder,
+        token_file=scratch.folder / "ray_token",
+        threads=needs.settings.threads,
+    )
     return _ray_executor(bundle, needs, temp_dir=scratch.ray_folder)
 
 

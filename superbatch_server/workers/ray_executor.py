@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -149,11 +150,25 @@ def num_logical_cpus(num_workers: int, *, scores: bool) -> int:
     return num_workers * (2 if scores else 1) + 1
 
 
-def start_ray(*, num_cpus: int, temp_dir: Path, threads: int) -> None:
-    """Start a Ray of our own. Call it in the main thread: Ray's processes end with the thread that started them."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+def start_ray(*, num_cpus: int, temp_dir: Path, token_file: Path, threads: int) -> None:
+    """Start a Ray of our own, which listens on 127.0.0.1 only and answers who has the token that this writes.
+
+    Call it in the main thread, once in a process and before Ray is imported: Ray's processes end with the thread that
+    started them, and Ray reads the variables once.
+    """
+    _write_token(token_file)
+    os.environ.pop("RAY_AUTH_TOKEN", None)  # it would win over the file
     # Inherited by Ray's processes. A runtime_env would do the same, but starts each worker anew instead of in advance.
-    os.environ.update(thread_variables(threads))
+    os.environ.update(
+        {
+            **thread_variables(threads),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token_file),
+            # A node then has the address 127.0.0.1. Asked for by `_node_ip_address`, Ray takes the machine's instead.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        }
+    )
     import ray
     import ray.data
 
@@ -171,6 +186,12 @@ def start_ray(*, num_cpus: int, temp_dir: Path, threads: int) -> None:
 def thread_variables(threads: int) -> dict[str, str]:
     """Return the variables that keep numerical libraries of a worker to its threads."""
     return dict.fromkeys(_THREAD_VARIABLES, str(threads))
+
+
+def _write_token(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32))
 
 
 def _patience_s(rows: int) -> float:

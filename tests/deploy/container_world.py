@@ -37,12 +37,13 @@ class ContainerWorld:
         self.services: dict[str, Any] = load(variables)["services"]
         self.ports = {name: free_port() for name in ("api", "postgres", "gcs", "dashboard")}
         self._agents = {name: free_port() for name in ("ray-head", "ray-worker")}
-        for name in ("data", "secrets", "postgres", "ray"):
+        for name in ("data", "shared", "secrets", "postgres", "ray"):
             (self.folder / name).mkdir()
         for name in ("postgres_password", "ray_token"):
             (self.folder / "secrets" / name).write_text(secrets.token_urlsafe(24))
         self._folders = {
             "/data": self.folder / "data",
+            "/shared": self.folder / "shared",
             "/run/secrets": self.folder / "secrets",
             "/datasets": datasets,
             "/models": models,

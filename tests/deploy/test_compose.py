@@ -88,6 +88,20 @@ def test_secrets_are_files_and_only_where_they_are_needed() -> None:
     assert ":" not in SERVICES["api"]["environment"]["SUPERBATCH_DATABASE_URL"].split("//")[1].split("@")[0]
 
 
+def test_ray_nodes_see_no_folder_that_holds_the_deployments_token() -> None:
+    def mounted(name: str) -> set[str]:
+        return {volume.split(":")[1] for volume in SERVICES[name]["volumes"]}
+
+    settings = SERVICES["api"]["environment"]
+    assert settings["SUPERBATCH_DATA_DIR"] == "/data"
+    for name in ("ray-head", "ray-worker", "ray-worker-gpu"):
+        assert mounted(name) == {"/shared", "/datasets", "/models"}, "store, uploads and roots"
+    for name in ("api", "supervisor"):
+        assert mounted(name) == {"/data", "/shared", "/datasets", "/models"}
+    for key in ("SUPERBATCH_STORE_URL", "SUPERBATCH_UPLOADS_DIR"):
+        assert settings[key].startswith("/shared/")
+
+
 def test_only_the_api_is_published_and_only_to_this_machine() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {"api": ["127.0.0.1:8600:8600"]}

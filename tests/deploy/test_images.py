@@ -14,7 +14,15 @@ from packaging.requirements import Requirement
 from tests.deploy.compose import ROOT, instructions, stages
 
 IMAGES = ("service", "ray")
-SERVICE_MODULES = ("api_process", "supervisor", "serve", "health", "runners.ray_jobs", "runners.local", "openapi")
+SERVICE_MODULES = (
+    "api_process",
+    "supervisor",
+    "serve",
+    "watching.health",
+    "runners.ray_jobs",
+    "runners.local",
+    "describing.openapi",
+)
 
 
 def locked() -> dict[str, str]:

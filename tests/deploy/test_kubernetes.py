@@ -95,6 +95,21 @@ def test_every_pod_is_confined(place: str, template: Manifest) -> None:
         ]
 
 
+def test_ray_nodes_see_no_folder_that_holds_the_deployments_token() -> None:
+    data = one("ConfigMap", "superbatch")["data"]
+    assert data["SUPERBATCH_DATA_DIR"] == "/data"
+    assert all(data[f"SUPERBATCH_{name}"].startswith("/shared/") for name in ("STORE_URL", "UPLOADS_DIR"))
+    claims = {
+        place: {volume["persistentVolumeClaim"]["claimName"] for volume in template["spec"]["volumes"]
+                if "persistentVolumeClaim" in volume}
+        for place, template in TEMPLATES if template["metadata"]["labels"].get("superbatch-part") == "ray"
+    }  # fmt: skip
+    head_that_runs_a_service = "superbatch-curation head"
+    assert claims.pop(head_that_runs_a_service) >= {"superbatch-data", "superbatch-shared"}
+    assert len(claims) == 4
+    assert all(found == {"superbatch-shared", "superbatch-datasets"} for found in claims.values()), claims
+
+
 def test_the_settings_are_the_programs() -> None:
     names = set(one("ConfigMap", "superbatch")["data"])
     for _, template in TEMPLATES:

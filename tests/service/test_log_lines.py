@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,14 @@ def test_a_line_is_one_line_whatever_was_logged(text: str) -> None:
         f"RAY_AUTH_TOKEN='{SECRET}'",
         f"sbt_{SECRET}",
         f"known {SECRET}",
+        f"password: {SECRET}",
+        f'{{"token": "{SECRET}", "x": 1}}',
+        f'{{\\"token\\": \\"{SECRET}\\"}}',
+        f"secret_key={SECRET}",
+        f"AWS_SECRET_ACCESS_KEY={SECRET}",
+        f"password='two {SECRET} words'",
+        f"postgresql://user:p@ss@{SECRET}@host/name",
+        f"{'x' * 100}_token={SECRET}",
     ],
 )
 @pytest.mark.parametrize("form", ["json", "text"])
@@ -91,8 +100,48 @@ def test_no_secret_goes_out(text: str, form: str) -> None:
     assert HIDDEN in line
 
 
+@pytest.mark.parametrize(
+    "part", ["A-", "a.", "x://", "x://u:", "token", "bearer ", 'password="', "cookie:", "code", "sbt", "p:'", "@"]
+)
+def test_no_text_takes_long_to_redact(part: str) -> None:
+    text = part * (256_000 // len(part))
+    begun_s = time.process_time()
+    Redactor().redact(text)
+    assert time.process_time() - begun_s < 5, "a quadratic pattern takes minutes"
+
+
+def test_a_long_text_is_cut_between_its_words() -> None:
+    text = "word " * 10_000 + f"password={SECRET}"
+    for form in ("json", "text"):
+        line = LineFormatter(form, Redactor()).format(record("%s", text, fields={"path": text}))  # type: ignore[arg-type]
+        assert len(line) < 20_000
+        assert "word ... (50" in line
+
+
+def test_no_value_makes_up_another_field_and_no_fault_another_line() -> None:
+    made = record("answered", fields={"path": '/x status=200 "', "status": 404})
+    try:
+        raise ValueError("bad\n2026-01-01T00:00:00.000Z INFO superbatch.api answered")
+    except ValueError as error:
+        made.exc_info = (type(error), error, error.__traceback__)
+    first, *rest = LineFormatter("text", Redactor()).format(made).split("\n")
+    assert first.endswith(r'answered  path="/x status=200 \"" status=404')
+    assert rest
+    assert all(line.startswith("  ") for line in rest)
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_what_hides_or_turns_text_is_written_out(form: str) -> None:
+    hiding = "\x00\x1b[31m\x7f\x85\x9b\u202e\u2028\u2066\ufeff\ud800"
+    line = LineFormatter(form, Redactor()).format(record("%s", hiding, fields={"path": hiding}))  # type: ignore[arg-type]
+    assert not set(line) & set(hiding.replace("[31m", ""))
+    assert line.count(r"\u202e") == 2
+    if form == "json":
+        assert json.loads(line)["path"] == hiding
+
+
 def test_what_is_no_secret_stays() -> None:
-    text = "GET /v1/jobs?state=QUEUED&page_size=3 exit_code=1 https://host:8600/x key=pool/0.tar"
+    text = "GET /v1/jobs?state=QUEUED&page_size=3 exit_code=1 https://host:8600/x key=pool/0.tar tokens=5 exit code: 1"
     assert Redactor().redact(text) == text
 
 

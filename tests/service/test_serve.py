@@ -22,6 +22,7 @@ from superbatch_server.service.deployment import data_dir_lock, make_token, read
 from superbatch_server.service.serve import command
 from tests.service.catalog.builders import add_dataset, job, submit
 from tests.service.running import FAKE_DRIVER, wait_until
+from tests.small_disk import fill, small_disk
 
 
 @contextlib.contextmanager
@@ -137,6 +138,24 @@ def test_a_wrong_option_is_refused(
 ) -> None:
     assert command(["--data-dir", str(tmp_path), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with small_disk(tmp_path / "disk", size="1m") as disk:
+        (disk / "data").mkdir()
+        fill(disk)
+        assert command(["--data-dir", str(disk / "data"), "--port", "0"]) == 2
+        assert not [path for path in (disk / "data").iterdir() if path.name != "serve.lock"], "and nothing is left"
+    message = capsys.readouterr().err
+    assert "must be writable and have room; got 'No space left on device'" in message
+    assert message.count("\n") == 1
+
+
+def test_a_file_in_place_of_the_data_directory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file/data"):
+        assert command(["--data-dir", str(place), "--port", "0"]) == 2
+        assert "the data directory must be writable" in capsys.readouterr().err
 
 
 def test_the_token_is_made_once(tmp_path: Path) -> None:

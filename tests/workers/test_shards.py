@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from hashlib import sha256
@@ -11,16 +12,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from superbatch.formats.digests import weak_shard_fingerprint
+from superbatch.formats.jpeg import MAX_SCANS
 from superbatch.formats.score_shard import read_score_shard
+from superbatch.formats.tar import iter_samples
 from superbatch.formats.uid import uid_of_bytes
 from superbatch_server.encoders.numerics import NumericsProfile
 from superbatch_server.schemas.attempts import CacheEntry
 from superbatch_server.storage.roots import open_roots
 from superbatch_server.workers.cache_keys import embedding_cache_key, index_cache_key
 from superbatch_server.workers.embed import NOT_FINITE, read_embeddings
-from superbatch_server.workers.index import IndexSpec, read_index
+from superbatch_server.workers.index import IndexSpec, IndexTable, raw_rows, read_index
 from superbatch_server.workers.index_pass import ShardFailed
 from superbatch_server.workers.model_files import EncoderFiles, model_files
 from superbatch_server.workers.row_reader import RowRef
@@ -80,6 +84,26 @@ def test_the_index_says_where_rows_lie_and_which_are_broken(world: World) -> Non
         (2, 22, "missing_picture"),
         (3, 7, "picture_too_large"),
     ]
+
+
+def test_a_jpeg_of_many_scans_is_quarantined_and_the_shard_goes_on() -> None:
+    with io.BytesIO() as data:
+        Image.new("L", (16, 16)).save(data, "JPEG", progressive=True)
+        picture = data.getvalue()
+    scan = picture[picture.rfind(b"\xff\xda") : -2]
+    shard = tar_of(
+        [
+            ("0.jpg", picture[:-2] + scan * MAX_SCANS + picture[-2:]),
+            ("0.txt", b"a"),
+            ("1.jpg", picture),
+            ("1.txt", b"b"),
+        ]
+    )
+    index = IndexTable(SPEC)
+    samples = iter_samples(io.BytesIO(shard), read=True, suffixes=SPEC.suffixes, max_member_bytes=1 << 20, where="here")
+    for row in raw_rows(samples, SPEC):
+        index.add(row)
+    assert (len(index), index.quarantined) == (2, {"picture_too_large": 1})
 
 
 @given(num_rows=st.integers(1, 300), micro_batch=st.integers(1, 40), num_workers=st.integers(1, 9))

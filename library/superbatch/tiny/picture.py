@@ -13,6 +13,7 @@ from enum import StrEnum
 from PIL import Image, ImageFile
 
 from superbatch.formats.errors import InvalidInput
+from superbatch.formats.jpeg import MAX_SCANS, num_scans
 
 MAX_PIXELS = 1 << 24
 """Default limit on width x height: 4096 x 4096, 48 MiB once decoded."""
@@ -53,10 +54,12 @@ def open_picture(data: bytes | None, *, max_pixels: int = MAX_PIXELS) -> Image.I
     """Return the whole picture as RGB; what is transparent becomes white.
 
     Of an animation the first frame counts. An orientation noted in EXIF is not applied. The size is read from the
-    header and checked before a pixel is decoded.
+    header and checked before a pixel is decoded, and so is the number of scans of a JPEG.
     """
     if not data:
         raise BadRow(BadRowReason.MISSING_PICTURE)
+    if (scans := num_scans(data)) > MAX_SCANS:
+        raise BadRow(BadRowReason.PICTURE_TOO_LARGE, f"{scans} scans are above {MAX_SCANS}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

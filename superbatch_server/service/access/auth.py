@@ -8,25 +8,28 @@ port of 127.0.0.1 is the same *site*).
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import time
-from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from superbatch_server.schemas.errors import Forbidden, HostRefused, Unauthorized
 from superbatch_server.service.access.credentials import SESSION, SESSION_S, Credential, is_session, new_session
 from superbatch_server.service.access.login_codes import new_login_code, redeem_login_code
-from superbatch_server.service.access.scopes import SAFE_METHODS, require_scope
-from superbatch_server.service.context import Deployed, deployment_of
+from superbatch_server.service.access.scopes import SAFE_METHODS, require_scope, template_of
+from superbatch_server.service.context import Deployment, deployment_of
 from superbatch_server.service.problems import problem_response
 from superbatch_server.service.settings import Settings
 
 COOKIE = "superbatch_session"
 _REMEMBERED = "superbatch.credential"
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
+"""An address in brackets, or a name or an IPv4 address, and a port; no user, no path."""
+
 _TOKEN_HINT = (
     "Send 'Authorization: Bearer <token>'; the token is in the file 'token' of the service's data folder "
     "(SUPERBATCH_DATA_DIR), or made by `superbatch tokens create`."
@@ -38,14 +41,14 @@ __all__ = [
     "bearer_of",
     "credential_of",
     "is_session",
+    "is_still_user",
     "is_user",
+    "may_send",
     "new_login_code",
     "new_session",
     "require_user",
-    "router",
+    "sign_in",
 ]
-
-router = APIRouter(include_in_schema=False)
 
 
 def credential_of(request: Request) -> Credential:
@@ -77,6 +80,27 @@ def is_user(request: Request) -> bool:
     return True
 
 
+def is_still_user(request: Request) -> bool:
+    """Claim that the credential is valid now; for answers that last longer than a token may."""
+    try:
+        _find_credential(request)
+    except (Unauthorized, Forbidden):
+        return False
+    return True
+
+
+def may_send(request: Request) -> bool:
+    """Claim that whoever asks holds a valid credential; raise Forbidden unless its scope covers the request.
+
+    For what comes before the routes: the path is looked up in the table of scopes.
+    """
+    if not is_user(request):
+        return False
+    template = template_of(request.method, request.url.path)
+    require_scope(credential_of(request).scope, request.method, template)
+    return True
+
+
 def bearer_of(request: Request) -> str | None:
     """Return the secret of the Authorization header: empty where it is of another scheme, None without a header."""
     header = request.headers.get("Authorization")
@@ -86,9 +110,8 @@ def bearer_of(request: Request) -> str | None:
     return secret.strip() if scheme.lower() == "bearer" else ""
 
 
-@router.get("/login")
-def login(deployment: Deployed, code: Annotated[str, Query(max_length=200)]) -> RedirectResponse:
-    """Exchange a one-time code for a cookie and go to the dashboard."""
+def sign_in(deployment: Deployment, code: str) -> RedirectResponse:
+    """Exchange a one-time code for a cookie and go to the dashboard. Raises: Unauthorized."""
     if not redeem_login_code(deployment.settings.data_dir, code):
         raise Unauthorized(
             "a login code works once, within a day; got one that is unknown, old or used (query code). "
@@ -124,10 +147,10 @@ class HostGuard:
         await self._app(scope, receive, send)
 
     def _is_ours(self, host: str) -> bool:
-        try:
-            name = (urlsplit(f"//{host}").hostname or "").lower()
-        except ValueError:
+        found = _HOST.fullmatch(host)
+        if found is None:
             return False
+        name = (found[1] or found[2]).lower()
         return name in self._names or _is_address(name)
 
 

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from superbatch_server.schemas.errors import Unauthorized
+from superbatch_server.schemas.errors import ApiError, Unauthorized
 from superbatch_server.service.problems import problem_response
 
 MAX_BODY_BYTES = 8 << 20
@@ -35,7 +35,7 @@ SMALL_BODY_S = 30.0
 
 class BodyLimit:
     """Counts what comes in: the excess is answered with 413, a long body without a credential with 401, a pause with
-    408.
+    408. `is_known` claims that a long body may be read, or raises the ApiError that says why not.
     """
 
     def __init__(
@@ -57,13 +57,12 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         is_small = _is_small(scope)
-        if not is_small and not await run_in_threadpool(self._is_known, Request(scope)):
-            error = Unauthorized(
-                f"a body above {SMALL_BODY_BYTES} bytes, or of unknown length, needs a credential first; got none that "
-                "is valid. Send 'Authorization: Bearer <token>'."
-            )
-            await problem_response(error, scope["path"])(scope, receive, send)
-            return
+        if not is_small:
+            try:
+                await self._require_sender(Request(scope))
+            except ApiError as error:
+                await problem_response(error, scope["path"])(scope, receive, send)
+                return
         received, max_bytes = 0, MAX_BODY_BYTES_OF_PATH.get(scope["path"], MAX_BODY_BYTES)
         is_whole = False
         stop_s = asyncio.get_running_loop().time() + self._small_body_s if is_small else float("inf")
@@ -80,6 +79,13 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+    async def _require_sender(self, request: Request) -> None:
+        if not await run_in_threadpool(self._is_known, request):
+            raise Unauthorized(
+                f"a body above {SMALL_BODY_BYTES} bytes, or of unknown length, needs a credential first; got none that "
+                "is valid. Send 'Authorization: Bearer <token>'."
+            )
 
     async def _next_part(self, receive: Receive, stop_s: float) -> Message:
         now_s = asyncio.get_running_loop().time()

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from superbatch_server.schemas.errors import TooManyRequests
+from superbatch_server.schemas.errors import NotFound, TooManyRequests
 from superbatch_server.service.access.auth import bearer_of, credential_of, is_user
 from superbatch_server.service.access.credentials import needs_catalog
 from superbatch_server.service.access.limits import Limits
@@ -32,23 +32,29 @@ class Gate:
         if scope["type"] != "http" or scope["path"].startswith(_OUTSIDE):
             await self._app(scope, receive, send)
             return
+        if "\0" in scope["path"]:  # a database of ours may hold none, and each would say so in its own way
+            error = NotFound("a path must be one of the API's; got one with the character NUL. Correct it.")
+            await problem_response(error, scope["path"])(scope, receive, send)
+            return
         request = Request(scope)
-        asker = await _asker(request)
+        asker, is_known = await _asker(request)
         with ExitStack() as under_way:
             try:
-                _enter(under_way, deployment_of(request).limits, request, asker)
-            except TooManyRequests as error:
-                await problem_response(error, scope["path"])(scope, receive, send)
+                _enter(under_way, deployment_of(request).limits, request, asker, is_known=is_known)
+            except TooManyRequests as refused:
+                await problem_response(refused, scope["path"])(scope, receive, send)
                 return
             await self._app(scope, receive, send)
 
 
-def _enter(under_way: ExitStack, limits: Limits, request: Request, asker: str) -> None:
+def _enter(under_way: ExitStack, limits: Limits, request: Request, asker: str, *, is_known: bool) -> None:
     under_way.enter_context(limits.request(asker))
+    if not is_known:  # the route refuses: nothing is waited for
+        return
     if wants_stream(request):
-        under_way.enter_context(limits.stream())
+        under_way.enter_context(limits.stream(asker))
     elif "wait" in request.query_params:
-        under_way.enter_context(limits.waiter())
+        under_way.enter_context(limits.waiter(asker))
 
 
 def wants_stream(request: Request) -> bool:
@@ -56,12 +62,12 @@ def wants_stream(request: Request) -> bool:
     return "text/event-stream" in request.headers.get("Accept", "").lower()
 
 
-async def _asker(request: Request) -> str:
-    """Return the name of who asks: the credential's, or the address where there is none that is valid."""
+async def _asker(request: Request) -> tuple[str, bool]:
+    """Return the name of who asks, the credential's or, where none is valid, the address; and which of them it is."""
     secret = bearer_of(request)
     known_tokens = deployment_of(request).known_tokens
     is_slow = secret is not None and needs_catalog(secret) and known_tokens.remembered(secret) is None
     found = await run_in_threadpool(is_user, request) if is_slow else is_user(request)
     if found:
-        return credential_of(request).id
-    return f"address {request.client.host}" if request.client else "address unknown"
+        return credential_of(request).id, True
+    return (f"address {request.client.host}" if request.client else "address unknown"), False

@@ -1,8 +1,9 @@
 """How much one credential may ask for at a time, and how many requests may wait together.
 
 A bucket of tokens per credential bounds its rate; counters bound what is under way: requests of one credential, waiting
-requests (long polls) and streams of all. Whoever has no credential is known by the address. Nothing here is kept over
-a restart: these limits protect the service from a loop gone wild, they are no quota.
+requests (long polls) and streams of all, of which one credential gets a quarter. Whoever has no credential is known by
+the address. Nothing here is kept over a restart: these limits protect the service from a loop gone wild, they are no
+quota.
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ class _Asker:
     tokens: float
     filled_s: float
     under_way: int = 0
+    waiting: int = 0
+    streams: int = 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Claim that something of theirs is under way."""
+        return self.under_way + self.waiting + self.streams > 0
 
 
 @dataclass
@@ -63,28 +71,32 @@ class Limits:
                 found.under_way -= 1
 
     @contextmanager
-    def waiter(self) -> Iterator[None]:
-        """Let a long poll wait, or raise TooManyRequests."""
+    def waiter(self, asker: str) -> Iterator[None]:
+        """Let a long poll of a credential wait, or raise TooManyRequests."""
         with self._lock:
-            _require(self.waiting, self.bounds.max_waiting, "requests may wait", "max_waiting")
-            self.waiting += 1
+            found, limit = self._asker(asker), self.bounds.max_waiting
+            _require(self.waiting, limit, "requests may wait", "max_waiting")
+            _require(found.waiting, _share(limit), f"requests of {asker} may wait", "max_waiting")
+            self.waiting, found.waiting = self.waiting + 1, found.waiting + 1
         try:
             yield
         finally:
             with self._lock:
-                self.waiting -= 1
+                self.waiting, found.waiting = self.waiting - 1, found.waiting - 1
 
     @contextmanager
-    def stream(self) -> Iterator[None]:
-        """Let a stream of events be open, or raise TooManyRequests."""
+    def stream(self, asker: str) -> Iterator[None]:
+        """Let a stream of events of a credential be open, or raise TooManyRequests."""
         with self._lock:
-            _require(self.streams, self.bounds.max_streams, "streams may be open", "max_streams")
-            self.streams += 1
+            found, limit = self._asker(asker), self.bounds.max_streams
+            _require(self.streams, limit, "streams may be open", "max_streams")
+            _require(found.streams, _share(limit), f"streams of {asker} may be open", "max_streams")
+            self.streams, found.streams = self.streams + 1, found.streams + 1
         try:
             yield
         finally:
             with self._lock:
-                self.streams -= 1
+                self.streams, found.streams = self.streams - 1, found.streams - 1
 
     def _asker(self, name: str) -> _Asker:
         found = self._askers.get(name)
@@ -112,7 +124,12 @@ class Limits:
 
     def _forget_idle(self) -> None:
         """Forget whoever has nothing under way; a bucket that was not full yet is given away."""
-        self._askers = {name: asker for name, asker in self._askers.items() if asker.under_way}
+        self._askers = {name: asker for name, asker in self._askers.items() if asker.is_busy}
+
+
+def _share(limit: int) -> int:
+    """Return how much of what all may have is for one credential."""
+    return max(1, limit // 4)
 
 
 def _require(count: int, limit: int, what: str, setting: str) -> None:

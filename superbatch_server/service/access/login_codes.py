@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -17,6 +18,7 @@ def new_login_code(data_dir: Path) -> str:
     code = secrets.token_urlsafe(32)
     folder = data_dir / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _remove_old(folder)
     os.close(os.open(_path(data_dir, code), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     return code
 
@@ -30,6 +32,13 @@ def redeem_login_code(data_dir: Path, code: str) -> bool:
     except FileNotFoundError:
         return False
     return time.time() - made_s < CODE_S
+
+
+def _remove_old(folder: Path) -> None:
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # used in this moment
+            if time.time() - path.stat().st_mtime >= CODE_S:
+                path.unlink()
 
 
 def _path(data_dir: Path, code: str) -> Path:

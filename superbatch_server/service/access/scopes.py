@@ -9,6 +9,7 @@ A request that is missing here needs `admin`, so a forgotten line locks out inst
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -16,6 +17,8 @@ from superbatch_server.schemas.errors import Forbidden
 from superbatch_server.schemas.tokens import Scope
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_FIELD = re.compile(r"\\{\w+\\}")
 
 _READ = """
 GET /metrics
@@ -39,7 +42,6 @@ GET /v1/jobs/{job_id}/checkpoints
 GET /v1/jobs/{job_id}/exclusions
 GET /v1/jobs/{job_id}/uploads
 GET /v1/jobs/{job_id}/uploads/{upload_id}
-GET /v1/gc/{run_id}
 GET /v1/supervisors
 GET /v1/storage
 """
@@ -65,7 +67,6 @@ POST /v1/jobs/{job_id}:retry
 POST /v1/jobs/{job_id}/exclusions
 POST /v1/gc
 GET /v1/gc/{run_id}
-POST /v1/gc
 GET /v1/tokens
 POST /v1/tokens
 DELETE /v1/tokens/{token_id}
@@ -73,10 +74,21 @@ DELETE /v1/tokens/{token_id}
 
 _TEXT_OF_SCOPE = {Scope.READ: _READ, Scope.TRAINER: _TRAINER, Scope.ADMIN: _ADMIN}
 
-SCOPE_OF_ROUTE: Mapping[str, Scope] = MappingProxyType(
-    {line: scope for scope, text in _TEXT_OF_SCOPE.items() for line in text.split("\n") if line}
-)
+
+def table_of(text_of_scope: Mapping[Scope, str]) -> Mapping[str, Scope]:
+    """Return the table; a request that stands in it twice is refused with ValueError."""
+    lines = [(line, scope) for scope, text in text_of_scope.items() for line in text.split("\n") if line]
+    table = dict(lines)
+    if len(table) < len(lines):
+        twice = sorted({line for line, _ in lines if [other for other, _ in lines].count(line) > 1})
+        raise ValueError(f"a request needs one scope; got {', '.join(twice)} twice (table of scopes). Delete one line.")
+    return MappingProxyType(table)
+
+
+SCOPE_OF_ROUTE = table_of(_TEXT_OF_SCOPE)
 """`METHOD /path/{of}/the/route` to the scope that it needs."""
+
+_PATTERN_OF_ROUTE = {line: re.compile(_FIELD.sub("[^/]+", re.escape(line))) for line in SCOPE_OF_ROUTE}
 
 OPEN_ROUTES = frozenset({"GET /healthz"})
 """Routes of the OpenAPI document that need no credential."""
@@ -87,6 +99,12 @@ def scope_needed(method: str, template: str) -> Scope:
     if method in SAFE_METHODS and not template.startswith("/v1/"):
         return Scope.READ
     return SCOPE_OF_ROUTE.get(f"{'GET' if method == 'HEAD' else method} {template}", Scope.ADMIN)
+
+
+def template_of(method: str, path: str) -> str:
+    """Return the template of a path in the table, where it has not been routed yet; the path where it has none."""
+    asked = f"{method} {path}"
+    return next((line.split(" ")[1] for line, form in _PATTERN_OF_ROUTE.items() if form.fullmatch(asked)), path)
 
 
 def require_scope(held: Scope, method: str, template: str) -> None:

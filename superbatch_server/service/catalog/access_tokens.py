@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 
 from sqlalchemy import Connection, RowMapping, delete, insert, or_, select
 
 from superbatch_server.schemas.errors import NotFound
 from superbatch_server.schemas.tokens import AccessToken, NewAccessToken, Scope, TokenRequest
+from superbatch_server.service.catalog.claims import secret_digest
 from superbatch_server.service.catalog.clock import now_ms, rfc3339
 from superbatch_server.service.catalog.pages import PageQuery, read_page
 from superbatch_server.service.catalog.tables import access_tokens
@@ -29,7 +29,7 @@ def create_token(connection: Connection, request: TokenRequest) -> NewAccessToke
             id=token_id,
             name=request.name,
             scope=request.scope,
-            secret_sha256=_digest(secret),
+            secret_sha256=secret_digest(secret),
             created_ms=at_ms,
             expires_ms=None if lifetime_ms is None else at_ms + lifetime_ms,
         )
@@ -56,12 +56,10 @@ def token_of_secret(connection: Connection, secret: str) -> tuple[str, Scope] | 
     """Return id and scope of the token that has this secret and has not expired."""
     is_fresh = or_(access_tokens.c.expires_ms.is_(None), access_tokens.c.expires_ms > now_ms(connection))
     query = select(access_tokens.c.id, access_tokens.c.scope)
-    row = connection.execute(query.where(access_tokens.c.secret_sha256 == _digest(secret), is_fresh)).one_or_none()
+    row = connection.execute(
+        query.where(access_tokens.c.secret_sha256 == secret_digest(secret), is_fresh)
+    ).one_or_none()
     return None if row is None else (row.id, Scope(row.scope))
-
-
-def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _token(row: RowMapping, at_ms: int) -> AccessToken:

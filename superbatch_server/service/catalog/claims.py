@@ -33,7 +33,7 @@ class Claim:
 
 
 def secret_digest(secret: str) -> str:
-    """Return what the catalog keeps of an attempt's secret."""
+    """Return what the catalog keeps of a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

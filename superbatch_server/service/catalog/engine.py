@@ -39,6 +39,10 @@ _LOST_RACES = frozenset({"40001", "40P01", "23505", "23503"})
 Result = TypeVar("Result")
 
 
+class UnsuitableDatabase(Exception):
+    """The catalog cannot be in this database; the message says why and what to do."""
+
+
 def create_engine(database_url: str, *, patience_s: float = PATIENCE_S) -> Engine:
     """Return the engine of a catalog: `sqlite:///path` or `postgresql://user@host/name`."""
     url = make_url(database_url)
@@ -143,9 +147,10 @@ def _postgres(url: URL, patience_s: float) -> Engine:
         "connect_timeout": _CONNECT_S,
         "tcp_user_timeout": patience_ms,
         "application_name": "superbatch",
+        "client_encoding": "utf8",
         "options": f"{own} {url.query.get('options', '')}".strip(),
     }
-    return create_sqlalchemy_engine(
+    engine = create_sqlalchemy_engine(
         url.difference_update_query(["options"]),
         pool_size=8,
         max_overflow=16,
@@ -153,3 +158,17 @@ def _postgres(url: URL, patience_s: float) -> Engine:
         pool_pre_ping=True,
         connect_args=connect_args,
     )
+    event.listen(engine, "connect", _require_utf8)
+    return engine
+
+
+def _require_utf8(dbapi_connection: Any, _record: object) -> None:
+    info = dbapi_connection.info
+    found = info.parameter_status("server_encoding")
+    if found != "UTF8":
+        name = info.dbname
+        dbapi_connection.close()
+        raise UnsuitableDatabase(
+            f"the catalog's database must have the encoding UTF8; got {found} (database {name}, "
+            "SUPERBATCH_DATABASE_URL). Make another: CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0."
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, or_, select, text, update
 
 from superbatch_server.schemas.errors import NotFound, WrongState
 from superbatch_server.schemas.garbage import GarbageReport, GarbageRun, GarbageRunState
@@ -21,6 +21,8 @@ _UNDER_WAY = (GarbageRunState.PENDING, GarbageRunState.RUNNING)
 
 def begin_run(connection: Connection, *, dry_run: bool, min_age_s: float) -> GarbageRun:
     """Add a PENDING run; one at a time."""
+    if connection.dialect.name == "postgresql":  # SQLite: the write lock is held already
+        connection.execute(text("SELECT pg_advisory_xact_lock(7312)"))
     query = select(gc_runs.c.id).where(gc_runs.c.state.in_(_UNDER_WAY)).limit(1)
     if (other := connection.execute(query).scalar_one_or_none()) is not None:
         raise WrongState(
@@ -59,13 +61,16 @@ def is_any_pending(connection: Connection) -> bool:
 
 
 def take_run(connection: Connection, worker: str) -> GarbageRun | None:
-    """Give the oldest run that waits to a worker; None when there is none."""
+    """Give the oldest run that waits to a worker; None when there is none.
+
+    What an earlier worker has removed stays in its report: nobody will find it again.
+    """
     query = select(gc_runs).where(_may_be_taken(connection)).order_by(gc_runs.c.created_ms).limit(1)
     row = connection.execute(query.with_for_update(skip_locked=True)).mappings().one_or_none()
     if row is None:
         return None
     taken = {"state": GarbageRunState.RUNNING, "worker": worker, "updated_ms": now_ms(connection)}
-    connection.execute(update(gc_runs).where(gc_runs.c.id == row["id"]).values(report=stored(GarbageReport()), **taken))
+    connection.execute(update(gc_runs).where(gc_runs.c.id == row["id"]).values(**taken))
     return get_run(connection, row["id"])
 
 

@@ -18,6 +18,9 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Table, select, tup
 from superbatch_server.schemas.errors import PageTokenRefused
 
 MAX_PAGE_SIZE = 500
+LARGEST_INTEGER = 2**63 - 1
+"""That a column can be compared with, in SQLite and in Postgres."""
+
 _ID = re.compile(r"[a-z]+_[0-9a-z]{1,32}")
 _TAG_CHARS = 16
 
@@ -79,7 +82,7 @@ def refused(token: str) -> PageTokenRefused:
 
 def _row_position(listing: str, token: str) -> tuple[int, str]:
     match parse_page_token(listing, token):
-        case [int(created_ms), str(last_id)] if type(created_ms) is int and 0 <= created_ms < 1 << 62:
+        case [int(created_ms), str(last_id)] if type(created_ms) is int and 0 <= created_ms <= LARGEST_INTEGER:
             if _ID.fullmatch(last_id):
                 return created_ms, last_id
     raise refused(token)

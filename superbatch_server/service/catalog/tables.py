@@ -210,6 +210,14 @@ cache_uses = Table(
 )
 """By which data sets and reference model a cache entry was used; the model is empty for an index, which needs none."""
 
+catalog_identity = Table(
+    "catalog_identity",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("id", String(64), nullable=False),
+)
+"""The name that this catalog gave itself, in one row of the number 1."""
+
 gc_runs = Table(
     "gc_runs",
     metadata,

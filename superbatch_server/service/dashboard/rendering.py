@@ -13,6 +13,7 @@ from superbatch_server.service.dashboard.attempts import age, duration
 from superbatch_server.service.dashboard.health_page import size
 from superbatch_server.service.dashboard.plot import number
 from superbatch_server.service.dashboard.safe_text import plain, shown, shown_lines
+from superbatch_server.service.routes.answers import REVALIDATED
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -87,7 +88,7 @@ def answer(request: Request, html: str, *, is_over: bool = False) -> Response:
     etag = f'"{hashlib.sha256(html.encode()).hexdigest()[:32]}"'
     headers = {
         **SAFETY_HEADERS,
-        "Cache-Control": "no-cache, private",
+        "Cache-Control": REVALIDATED,
         "ETag": etag,
         "X-Live": "over" if is_over else "on",
     }

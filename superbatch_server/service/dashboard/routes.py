@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from jinja2 import Environment
 
 from superbatch_server.schemas.errors import ApiError, NotFound, Unauthorized, Validation
-from superbatch_server.service.access.auth import require_user
+from superbatch_server.service.access.auth import require_user, sign_in
 from superbatch_server.service.catalog.engine import read
-from superbatch_server.service.context import deployment_of
+from superbatch_server.service.context import Deployed, deployment_of
 from superbatch_server.service.dashboard.actions import ACTIONS, act, ask
 from superbatch_server.service.dashboard.health_page import read_health_page
 from superbatch_server.service.dashboard.history import HistoryCache
@@ -121,6 +122,15 @@ def build_router() -> APIRouter:
         add(f"/jobs/{{job_id}}/{verb}", pages.change, "", method="POST")
     add_pages(router, pages.templates, guarded=partial(guarded, pages.templates))
 
+    @router.get("/login", response_model=None)
+    def login(request: Request, deployment: Deployed, code: Annotated[str, Query(max_length=200)]) -> Response:
+        try:
+            return sign_in(deployment, code)
+        except Unauthorized:
+            if "text/html" not in request.headers.get("Accept", ""):
+                raise
+            return _used_code_page(pages.templates)
+
     @router.get("/static/{name}")
     def static(name: str) -> Response:
         if name not in files:
@@ -148,6 +158,18 @@ def guarded(templates: Environment, request: Request, show: Callable[[], Respons
         return message_page(
             templates, status=error.status, title=error.title, sentence=str(error), link=("/", "All jobs")
         )
+
+
+def _used_code_page(templates: Environment) -> Response:
+    return message_page(
+        templates,
+        status=Unauthorized.status,
+        title="Sign in again",
+        sentence="This address was used, or is older than a day: its code works once. Print a new address on the "
+        "machine that runs the service, and open it here. A browser that is signed in needs none.",
+        command="superbatch dashboard",
+        link=("/", "Dashboard"),
+    )
 
 
 def _verb(request: Request) -> str:

@@ -22,7 +22,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "gone": "It was removed and does not come back; make it anew.",
         "host_refused": "Use the address in digits or localhost, or add the name to `SUPERBATCH_ALLOWED_HOSTS`.",
         "idempotency_mismatch": "Use a new Idempotency-Key for a new request.",
-        "in_use": "Delete what refers to it first; `detail` names it.",
+        "in_use": "Delete what refers to it first, or let the write end that is under way; `detail` says which.",
         "insufficient_storage": "Make room on the disk (operating.md), then repeat the request.",
         "internal": "Find the request in the API's log by its X-Request-Id, and report it with these lines.",
         "invalid_request": "Correct what `detail` names.",

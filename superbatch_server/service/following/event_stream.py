@@ -7,7 +7,7 @@ looks into the catalog for a moment, and sends a comment now and then so that a 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from sqlalchemy import Engine
@@ -34,13 +34,25 @@ def end_of_stream(engine: Engine, job_id: str, after: int) -> bool:
 
 
 async def stream_events(
-    engine: Engine, wakeups: Wakeups, job_id: str, *, after: int, keep_alive_s: float = KEEP_ALIVE_S
+    engine: Engine,
+    wakeups: Wakeups,
+    job_id: str,
+    *,
+    after: int,
+    is_allowed: Callable[[], bool],
+    keep_alive_s: float = KEEP_ALIVE_S,
 ) -> AsyncIterator[bytes]:
-    """Yield the events with ids above `after`, then `end` once the job is over or deleted."""
+    """Yield the events with ids above `after`, then `end` once the job is over or deleted.
+
+    Before each look `is_allowed` is asked, in a thread; when it is False the stream breaks off without an `end`, so
+    that a client comes again and is told why.
+    """
     yield format_sse_event(retry=RETRY_MS)
     sent_s = time.monotonic()
     while True:
         seen = wakeups.seen(job_id)
+        if not await run_in_threadpool(is_allowed):
+            return
         try:
             found, state = await run_in_threadpool(_look, engine, job_id, after)
         except NotFound:

@@ -14,12 +14,12 @@ from sqlalchemy import Connection
 
 from superbatch_server.service.access.auth import credential_of
 from superbatch_server.service.catalog.idempotency import Answer, KeyedRequest, answer_once
-from superbatch_server.service.catalog.pages import MAX_PAGE_SIZE, PageQuery
+from superbatch_server.service.catalog.pages import LARGEST_INTEGER, MAX_PAGE_SIZE, PageQuery
 from superbatch_server.service.catalog.stored import stored
 from superbatch_server.service.context import Deployment
 
 IMMUTABLE = "private, max-age=31536000, immutable"
-_LARGEST_INTEGER = 2**63 - 1
+REVALIDATED = "private, no-cache"
 
 IdempotencyKey = Annotated[
     str | None,
@@ -27,7 +27,7 @@ IdempotencyKey = Annotated[
 ]
 IfNoneMatch = Annotated[str | None, Header(max_length=4096, description="An ETag that the client holds.")]
 NOT_MODIFIED: dict[int | str, dict[str, str]] = {304: {"description": "The client holds this representation."}}
-Seq = Annotated[int, Query(ge=0, le=_LARGEST_INTEGER)]
+Seq = Annotated[int, Query(ge=0, le=LARGEST_INTEGER)]
 PageSize = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)]
 PageToken = Annotated[
     str | None, Query(min_length=1, max_length=300, description="next_page_token of the page before.")
@@ -87,7 +87,7 @@ def represent(found: BaseModel, if_none_match: str | None) -> Response:
 def represent_text(text: str, if_none_match: str | None) -> Response:
     """Answer with JSON text and its ETag; 304 where the client holds this representation."""
     etag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
-    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    headers = {"ETag": etag, "Cache-Control": REVALIDATED}
     if is_known(if_none_match, etag):
         return Response(status_code=304, headers=headers)
     return json_response(text, headers=headers)

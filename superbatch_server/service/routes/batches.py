@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query
 
 from superbatch_server.schemas.batches import ScoredBatch
 from superbatch_server.service.catalog.engine import read
-from superbatch_server.service.catalog.pages import page_token, parse_page_token, refused
+from superbatch_server.service.catalog.pages import LARGEST_INTEGER, page_token, parse_page_token, refused
 from superbatch_server.service.context import Deployed
 from superbatch_server.service.routes.answers import Paged
 from superbatch_server.service.scored_batches.published import find_batch, find_job
@@ -23,7 +23,7 @@ MAX_CAPTIONED_ROWS = 100
 def get_batch(
     deployment: Deployed,
     job_id: str,
-    seq: Annotated[int, Path(ge=0, lt=1 << 62)],
+    seq: Annotated[int, Path(ge=0, le=LARGEST_INTEGER)],
     page: Paged,
     fields: Annotated[
         list[Literal["caption"]],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
@@ -13,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from superbatch_server.schemas.base import Body
 from superbatch_server.schemas.errors import InvalidRequest
 from superbatch_server.schemas.jobs import Event
+from superbatch_server.service.access.auth import is_still_user
 from superbatch_server.service.access.gate import wants_stream
 from superbatch_server.service.catalog import events, queue
 from superbatch_server.service.catalog.engine import read
@@ -80,7 +82,9 @@ async def list_events(  # noqa: PLR0917  (a request has them by name)
         after = _event_id(last_event_id)
     if await run_in_threadpool(end_of_stream, deployment.engine, job_id, after) and last_event_id is not None:
         return Response(status_code=204)
-    stream = stream_events(deployment.engine, deployment.wakeups, job_id, after=after)
+    stream = stream_events(
+        deployment.engine, deployment.wakeups, job_id, after=after, is_allowed=partial(is_still_user, request)
+    )
     return _event_stream(stream)
 
 

@@ -15,7 +15,15 @@ from superbatch_server.service.catalog.manifest import PublishedList, find_list
 from superbatch_server.service.catalog.wakeups import LOOK_S
 from superbatch_server.service.context import Deployed, Deployment
 from superbatch_server.service.problems import problem_response
-from superbatch_server.service.routes.answers import IMMUTABLE, NOT_MODIFIED, IfNoneMatch, Seq, is_known, json_response
+from superbatch_server.service.routes.answers import (
+    IMMUTABLE,
+    NOT_MODIFIED,
+    REVALIDATED,
+    IfNoneMatch,
+    Seq,
+    is_known,
+    json_response,
+)
 from superbatch_server.service.routes.ranges import NoSuchRange, wanted_range
 from superbatch_server.storage.store import ArtifactStore
 
@@ -55,7 +63,7 @@ async def get_manifest(  # noqa: PLR0917  (a request has them by name)
             break
         seen = await deployment.wakeups.wait(job_id, seen, min(_LOOK_S, left_s))
         page = await pages.page(place, max_age_s=_LOOK_S)
-    headers = {"ETag": page.etag, "Cache-Control": "private, no-cache"}
+    headers = {"ETag": page.etag, "Cache-Control": REVALIDATED}
     if is_known(if_none_match, page.etag):
         return Response(status_code=304, headers=headers)
     return json_response(page.text, headers=headers)

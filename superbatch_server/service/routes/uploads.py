@@ -73,15 +73,16 @@ def begin_upload(deployment: Deployed, job_id: str, body: UploadStart) -> Upload
     with read(deployment.engine) as connection:
         require_pushed_learner(connection, job_id)
     uploads = deployment.uploads
-    require_room(
-        deployment.engine,
-        uploads,
-        deployment.settings,
-        job_id=job_id,
-        sha256=body.sha256,
-        size_bytes=body.size_bytes,
-    )
-    return _answer(uploads.begin(job_id, body.sha256, size_bytes=body.size_bytes))
+    with uploads.reserving():
+        require_room(
+            deployment.engine,
+            uploads,
+            deployment.settings,
+            job_id=job_id,
+            sha256=body.sha256,
+            size_bytes=body.size_bytes,
+        )
+        return _answer(uploads.begin(job_id, body.sha256, size_bytes=body.size_bytes))
 
 
 @router.get("")
@@ -127,10 +128,12 @@ def put_part(
 
 @router.delete("/{upload_id}", status_code=204)
 def delete_upload(deployment: Deployed, job_id: str, upload_id: UploadId) -> None:
-    """Give an upload up, whole or not; refused while a checkpoint refers to it."""
+    """Give an upload up, whole or not; refused while a checkpoint refers to it or a part of it is being written."""
     uploads = deployment.uploads
-    with write(deployment.engine) as connection:
-        found = _find(uploads, job_id, upload_id)
+    found = _find(uploads, job_id, upload_id)
+    # Nobody is waited for with the catalog in hand.
+    with uploads.at_rest(found), write(deployment.engine) as connection:
+        job_row(connection, job_id, lock=True)  # a push of this file comes before or after
         users = checkpoints_of_upload(connection, job_id, upload_id)
         if users:
             raise InUse(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy import Engine
 
@@ -19,6 +19,9 @@ log = logging.getLogger("superbatch.uploads")
 SWEEP_S = 60.0
 GRACE_S = 600.0
 """What was asked for this lately stays: it may be about to be pushed once more."""
+
+MAX_UNDER_WAY, MAX_OF_JOB = 16, 1000
+"""Uploads of one job: a trainer sends one at a time, and every beginning looks at all of them."""
 
 
 def remove_unneeded(
@@ -48,19 +51,20 @@ def remove_unneeded(
 def require_room(
     engine: Engine, uploads: Uploads, settings: Settings, *, job_id: str, sha256: str, size_bytes: int
 ) -> None:
-    """Raise UploadQuota when another upload of this size has no room, once what nobody needs is removed."""
+    """Raise UploadQuota when another upload of this size has no room, once what nobody needs is removed.
+
+    What is said stays true while the caller holds `uploads.reserving()`.
+    """
     found = uploads.find(job_id, sha256)
-    if found is not None and found.size_bytes == size_bytes:
+    if found is not None and (found.is_complete or found.size_bytes == size_bytes):
         return
-    if _excess(uploads, settings, size_bytes) > 0:
-        remove_unneeded(engine, uploads, settings)
-    excess = _excess(uploads, settings, size_bytes)
-    if excess > 0:
-        raise UploadQuota(
-            f"uploads must fit into {settings.upload_quota_bytes} bytes and onto the disk; got one of {size_bytes}, "
-            f"{excess} too many (job {job_id}, SUPERBATCH_UPLOAD_QUOTA_BYTES). Raise the quota, lower "
-            "SUPERBATCH_UPLOADS_KEPT, or push through a root."
-        )
+    there = [each for each in uploads.all() if found is None or each.path != found.path]
+    if not _refusals(uploads, there, settings, job_id=job_id, size_bytes=size_bytes):
+        return
+    removed = {each.path for each in remove_unneeded(engine, uploads, settings)}
+    there = [each for each in there if each.path not in removed]
+    if refusals := _refusals(uploads, there, settings, job_id=job_id, size_bytes=size_bytes):
+        raise UploadQuota(refusals[0])
 
 
 def _time_to_live_s(found: UploadFile, is_needed: Mapping[str, bool], *, expiry_s: float) -> float:
@@ -69,8 +73,30 @@ def _time_to_live_s(found: UploadFile, is_needed: Mapping[str, bool], *, expiry_
     return float("inf") if is_needed[found.key] else GRACE_S
 
 
-def _excess(uploads: Uploads, settings: Settings, size_bytes: int) -> int:
-    there = list(uploads.all())
+def _refusals(
+    uploads: Uploads, there: Sequence[UploadFile], settings: Settings, *, job_id: str, size_bytes: int
+) -> list[str]:
+    """Return why another upload of this size has no room beside those that are there."""
+    of_job = [found for found in there if found.job_id == job_id]
+    under_way = sum(not found.is_complete for found in of_job)
+    refusals = []
+    if under_way >= MAX_UNDER_WAY or len(of_job) >= MAX_OF_JOB:
+        refusals.append(
+            f"a job may have {MAX_UNDER_WAY} uploads under way and {MAX_OF_JOB} in all; got another beside {under_way} "
+            f"and {len(of_job)} (job {job_id}). Complete or DELETE one; what is abandoned goes after "
+            "SUPERBATCH_UPLOAD_EXPIRY_S."
+        )
+    excess = _excess(uploads, there, settings, size_bytes)
+    if excess > 0:
+        refusals.append(
+            f"uploads must fit into {settings.upload_quota_bytes} bytes and onto the disk; got one of {size_bytes}, "
+            f"{excess} too many (job {job_id}, SUPERBATCH_UPLOAD_QUOTA_BYTES). Raise the quota, lower "
+            "SUPERBATCH_UPLOADS_KEPT, or push through a root."
+        )
+    return refusals
+
+
+def _excess(uploads: Uploads, there: Sequence[UploadFile], settings: Settings, size_bytes: int) -> int:
     announced = sum(found.size_bytes for found in there)
     missing = sum(found.size_bytes - found.received_bytes for found in there)
     return max(announced + size_bytes - settings.upload_quota_bytes, missing + size_bytes - uploads.free_bytes())

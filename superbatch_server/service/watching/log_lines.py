@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, TextIO
+from urllib.parse import unquote
 
 from pydantic import SecretStr
 
@@ -28,21 +29,36 @@ _SHORTEST_SECRET = 6
 _NO_CONTEXT: dict[str, str] = {}
 _context: ContextVar[dict[str, str]] = ContextVar("superbatch_log_context", default=_NO_CONTEXT)
 
+_SECRET_NAME = (
+    r"(?:token|secret|password|passwd|passphrase|signature|credentials?|(?:api|access|secret|private|signing)[_-]?key)"
+)
 _PATTERNS = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[^\s\"',;]+"), rf"\1 {HIDDEN}"),
     (re.compile(r"(?i)\b(authorization|cookie|set-cookie)(['\"]?\s*[:=]\s*)[^\r\n]+"), rf"\1\2{HIDDEN}"),
     (
         re.compile(
-            r"(?i)\b([a-z0-9_-]*(?:token|secret|password|passwd|api[_-]?key|signature|credential)|(?<![\w-])code)"
-            r"(['\"]?\s*=\s*['\"]?)[^\s&\"',;)#]+"
+            rf"(?i)({_SECRET_NAME}\\?['\"]?[ \t]*[:=]|(?<![\w-])code\\?['\"]?[ \t]*=)([ \t]*\\?)"
+            r"(?:\"[^\"\r\n]*\"?|'[^'\r\n]*'?|[^\s&\"',;)#]+)"
         ),
         rf"\1\2{HIDDEN}",
     ),
     (re.compile(r"\bsbt_[A-Za-z0-9_-]+"), HIDDEN),
-    (re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*://[^\s/:@\"']*):[^\s@\"']+@"), rf"\1:{HIDDEN}@"),
+    (re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]{0,31}://[^\s/:@\"']{0,256}):[^\s\"']{1,1024}@"), rf"\1:{HIDDEN}@"),
 )
-"""Headers with credentials; `name=value` where the name is that of a secret, as in query strings and DSNs; access
-tokens; passwords in URLs. Login codes are a query's `code`."""
+"""Headers with credentials; `name=value` and `name: value` where the name ends like that of a secret, as in query
+strings, DSNs, settings and JSON; access tokens; passwords in URLs. Login codes are a query's `code`.
+
+Each pattern takes a time linear in the text: a name's beginning is not matched, and what may be long before it fails is
+bounded.
+"""
+
+_LONGEST_TEXT = 8 << 10
+_LONGEST_FAULT = 32 << 10
+_PLAIN = re.compile(r"[\w./:-]+", re.ASCII)
+_HIDING = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
+"""Controls, direction marks, invisible characters and lone surrogates: what ends a line, hides text or turns it."""
 
 
 @contextmanager
@@ -88,16 +104,46 @@ class LineFormatter(logging.Formatter):
         """Return the line."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         given: dict[str, object] = getattr(record, "fields", {})
-        fields = {**_context.get(), **given}
-        message = self._redactor.redact(record.getMessage())
-        fault = self._redactor.redact("".join(traceback.format_exception(*record.exc_info))) if record.exc_info else ""
+        fields = {name: self._clean(value) for name, value in {**_context.get(), **given}.items()}
+        message = self._redactor.redact(_beginning(record.getMessage()))
+        fault = self._redactor.redact(_end_of(traceback.format_exception(*record.exc_info))) if record.exc_info else ""
         if self._form == "text":
-            named = " ".join(f"{name}={value}" for name, value in fields.items())
-            line = self._redactor.redact(f"{at} {record.levelname} {record.name} {message}  {named}".rstrip())
-            return line.replace("\n", "\\n").replace("\r", "\\r") + (f"\n{fault.rstrip()}" if fault else "")
-        safe = {name: self._redactor.redact(v) if isinstance(v, str) else v for name, v in fields.items()}
-        body = {"at": at, "level": record.levelname.lower(), "logger": record.name, "message": message, **safe}
-        return json.dumps(body | ({"error": fault} if fault else {}), ensure_ascii=False, default=str)
+            named = " ".join(f"{name}={_quoted(value)}" for name, value in fields.items())
+            line = _escaped(f"{at} {record.levelname} {record.name} {message}  {named}".rstrip())
+            return "\n  ".join([line, *(_escaped(part) for part in fault.rstrip().split("\n") if part)])
+        body = {"at": at, "level": record.levelname.lower(), "logger": record.name, "message": message, **fields}
+        return _escaped(json.dumps(body | ({"error": fault} if fault else {}), ensure_ascii=False, default=str))
+
+    def _clean(self, value: object) -> object:
+        return self._redactor.redact(_beginning(value)) if isinstance(value, str) else value
+
+
+def _beginning(text: str) -> str:
+    """Return what is logged of a text; it is cut between words, so that no half of a secret is left."""
+    if len(text) <= _LONGEST_TEXT:
+        return text
+    words = text[:_LONGEST_TEXT].rsplit(None, 1)
+    return f"{words[0]} ... ({len(text)} characters)"
+
+
+def _end_of(parts: Sequence[str]) -> str:
+    """Return what is logged of a traceback: its last lines, where the error stands."""
+    text = "".join(parts)
+    if len(text) <= _LONGEST_FAULT:
+        return text
+    _, _, lines = text[-_LONGEST_FAULT:].partition("\n")
+    return f"({len(text)} characters) ...\n{lines}"
+
+
+def _quoted(value: object) -> str:
+    """Return a field's value in a line of text: one that could be taken for another field stands in quotes."""
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+def _escaped(text: str) -> str:
+    """Return a text in which every character that could hide something is written as JSON does."""
+    return _HIDING.sub(lambda found: json.dumps(found[0])[1:-1] if found[0] != "\x7f" else "\\u007f", text)
 
 
 def set_up_logging(settings: Settings, *, token: str | None = None, stream: TextIO | None = None) -> None:
@@ -118,4 +164,5 @@ def secrets_of(settings: Settings, token: str | None) -> list[str]:
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
             found.append(value.get_secret_value())
-    return found + [match[1] for text in found if (match := re.search(r"://[^/@]*:([^@]+)@", text))]
+    written = [match[1] for text in found if (match := re.search(r"://[^/@:]*:(.+)@", text))]
+    return [*found, *written, *map(unquote, written)]

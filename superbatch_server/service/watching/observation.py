@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from superbatch_server.service.problems import answer_to
 from superbatch_server.service.watching.log_lines import log_context
-from superbatch_server.service.watching.metrics import RequestMetrics
+from superbatch_server.service.watching.metrics import METHODS, RequestMetrics
 
 log = logging.getLogger("superbatch.api")
 
@@ -68,6 +68,7 @@ class Observation:
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID] = request_id
                 headers.setdefault("X-Content-Type-Options", "nosniff")
+                headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
             exchange.sent_bytes += len(message.get("body", b""))
             await send(message)
 
@@ -87,8 +88,9 @@ class Observation:
     def _note(self, scope: Scope, exchange: _Exchange) -> None:
         seconds = time.perf_counter() - exchange.started_s
         template = getattr(scope.get("route"), "path_format", None) or "unmatched"
+        method = scope["method"] if scope["method"] in METHODS else "other"
         self._metrics.note(
-            method=scope["method"],
+            method=method,
             route=template,
             status=exchange.status,
             seconds=seconds,
@@ -96,7 +98,7 @@ class Observation:
             sent_bytes=exchange.sent_bytes,
         )
         is_quiet = _QUIET.match(scope["path"]) is not None and exchange.status < 400
-        fields = {"method": scope["method"], "path": scope["path"][:200], "status": exchange.status}
+        fields = {"method": method, "path": scope["path"][:200], "status": exchange.status}
         fields |= {"duration_ms": round(seconds * 1000, 1), "bytes": exchange.sent_bytes}
         log.log(logging.DEBUG if is_quiet else logging.INFO, "answered", extra={"fields": fields})
 

@@ -12,6 +12,7 @@ import pytest
 
 from superbatch_server.service.access.auth import COOKIE, is_session, new_login_code, new_session
 from superbatch_server.service.access.login_codes import CODE_S, redeem_login_code
+from superbatch_server.service.deployment import data_dir_lock
 from tests.service.api.world import TOKEN, World, answered, problem
 
 
@@ -41,9 +42,11 @@ def test_our_own_names_and_addresses_are_answered(world: World, host: str) -> No
     answered(world.client.get("/v1/roots", headers={"Host": host}), 200)
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8600", "127.0.0.1.evil.example", "localhost.", "", "[x"]
-)
+REBOUND = ["evil.example", "evil.example:8600", "127.0.0.1.evil.example", "localhost.", "", "[x", "a b"]
+NOT_A_HOST = ["evil.com@localhost", "localhost/evil", "localhost?x", "localhost:", "localhost:8600:1", "[localhost]"]
+
+
+@pytest.mark.parametrize("host", [*REBOUND, *NOT_A_HOST])
 def test_a_rebound_name_is_refused(world: World, host: str) -> None:
     problem(world.client.get("/v1/roots", headers={"Host": host}), "host_refused")
 
@@ -68,6 +71,52 @@ def test_a_login_code_becomes_a_cookie_once(world: World) -> None:
     assert "samesite=strict" in cookie
     answered(browser.get("/v1/roots"), 200)
     problem(world.client_with().get(f"/login?code={code}"), "unauthorized", "works once")
+
+
+def test_a_person_with_a_used_code_reads_what_to_do(world: World) -> None:
+    code = new_login_code(world.settings.data_dir)
+    browser = world.client_with(Accept="text/html,application/xhtml+xml,*/*;q=0.8")
+    assert browser.get(f"/login?code={code}").status_code == 303
+    again = world.client_with(Accept="text/html").get(f"/login?code={code}")
+    assert again.status_code == 401
+    assert again.headers["content-type"].startswith("text/html")
+    assert "This address was used" in again.text
+    assert "superbatch dashboard" in again.text
+    assert code not in again.text
+
+
+def test_codes_that_nobody_used_are_removed(world: World) -> None:
+    new_login_code(world.settings.data_dir)
+    (file,) = (world.settings.data_dir / "login-codes").iterdir()
+    old = file.stat().st_mtime - CODE_S - 1
+    os.utime(file, (old, old))
+    fresh = [new_login_code(world.settings.data_dir) for _ in range(2)]
+    assert not file.exists()
+    assert all(redeem_login_code(world.settings.data_dir, code) for code in fresh)
+
+
+def test_a_path_with_a_nul_is_not_found(world: World) -> None:
+    problem(world.client.get("/v1/jobs/%00"), "not_found", "NUL")
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_a_name_that_stands_twice_is_refused(world: World, is_long: bool) -> None:
+    body = '{"name": "x", "scope": "read", "scope": "admin"}' + is_long * " " * 70_000
+    headers = {"Content-Type": "application/json"}
+    problem(world.client.post("/v1/tokens", content=body, headers=headers), "validation", "'scope' twice")
+    inner = '{"name": "m", "family": "tiny", "files": [{"role": "config", "role": "weights"}]}'
+    problem(world.client.post("/v1/jobs", content=inner, headers=headers), "validation", "'role' twice")
+    assert world.get("/v1/tokens")["tokens"] == []
+
+
+def test_a_data_folder_that_was_open_is_closed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, before, after in (("open", 0o755, 0o700), ("private", 0o700, 0o700), ("shared", 0o1777, 0o1777)):
+        folder = tmp_path / name
+        folder.mkdir()
+        folder.chmod(before)
+        with data_dir_lock(folder):
+            assert stat.S_IMODE(folder.stat().st_mode) == after
+    assert capsys.readouterr().err.count("open to its owner only") == 1
 
 
 def test_an_unknown_code_is_refused(world: World) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import httpx
+from starlette.requests import Request
 
+from superbatch_server.service.access.auth import is_still_user
 from superbatch_server.service.catalog.engine import write
 from superbatch_server.service.catalog.events import add_event
 from superbatch_server.service.catalog.jobs import delete_job
@@ -18,6 +21,10 @@ from tests.service.api.world import World, answered, problem
 from tests.service.running import running_api, wait_until
 
 STREAM = {"Accept": "text/event-stream"}
+
+
+def always() -> bool:
+    return True
 
 
 def messages(text: str) -> list[dict[str, str]]:
@@ -85,7 +92,7 @@ def test_a_new_event_comes_when_it_happens(world: World) -> None:
             request_cancel(connection, job_id)
 
     async def follow() -> list[Any]:
-        stream = stream_events(world.engine, world.app.state.deployment.wakeups, job_id, after=0)
+        stream = stream_events(world.engine, world.app.state.deployment.wakeups, job_id, after=0, is_allowed=always)
         found: list[Any] = [await _next(stream, "job")]
         await asyncio.to_thread(happen)
         found.append(json.loads((await _next(stream, "job"))["data"]))
@@ -103,7 +110,14 @@ def test_a_silent_job_sends_signs_of_life_and_a_deleted_one_ends(world: World) -
     job_id = world.submit()
 
     async def follow() -> list[bytes]:
-        stream = stream_events(world.engine, world.app.state.deployment.wakeups, job_id, after=10**6, keep_alive_s=0.01)
+        stream = stream_events(
+            world.engine,
+            world.app.state.deployment.wakeups,
+            job_id,
+            after=10**6,
+            is_allowed=always,
+            keep_alive_s=0.01,
+        )
         async with asyncio.timeout(10):
             found = [await anext(stream) for _ in range(3)]
             await asyncio.to_thread(forget)
@@ -118,6 +132,26 @@ def test_a_silent_job_sends_signs_of_life_and_a_deleted_one_ends(world: World) -
     found = asyncio.run(follow())
     assert KEEPALIVE_COMMENT in found
     assert messages(found[-1].decode())[0]["event"] == "end"
+
+
+def test_a_stream_ends_with_its_token(world: World) -> None:
+    job_id = world.submit()
+    token = world.post("/v1/tokens", {"name": "reader", "scope": "read"}, status=201)
+    reader = {"type": "http", "method": "GET", "app": world.app, "query_string": b"", "path": "/"}
+    reader["headers"] = [(b"authorization", f"Bearer {token['secret']}".encode())]
+    is_allowed = partial(is_still_user, Request(reader))
+
+    async def follow() -> list[bytes]:
+        wakeups = world.app.state.deployment.wakeups
+        stream = stream_events(world.engine, wakeups, job_id, after=0, is_allowed=is_allowed)
+        async with asyncio.timeout(10):
+            found = [await anext(stream), await anext(stream)]
+            await asyncio.to_thread(world.client.delete, f"/v1/tokens/{token['id']}")
+            return found + [part async for part in stream]
+
+    retry, event = asyncio.run(follow())
+    assert "retry" in messages(retry.decode())[0]
+    assert messages(event.decode())[0]["event"] == "job"
 
 
 def test_streams_hold_no_thread_and_let_go_when_the_client_leaves(one_world: World) -> None:

@@ -52,16 +52,43 @@ def test_what_is_under_way_is_counted_by_credential_and_waits_by_all() -> None:
         with pytest.raises(TooManyRequests, match="max_requests"):
             stack.enter_context(tried.request("a"))
         stack.enter_context(tried.request("b"))
-        for _ in range(2):
-            stack.enter_context(tried.waiter())
+        for name in ("a", "b"):
+            stack.enter_context(tried.waiter(name))
         with pytest.raises(TooManyRequests, match="max_waiting"):
-            stack.enter_context(tried.waiter())
-        stack.enter_context(tried.stream())
+            stack.enter_context(tried.waiter("c"))
+        stack.enter_context(tried.stream("a"))
         with pytest.raises(TooManyRequests, match="max_streams"):
-            stack.enter_context(tried.stream())
+            stack.enter_context(tried.stream("b"))
     assert (tried.waiting, tried.streams) == (0, 0)
-    with tried.request("a"), tried.waiter(), tried.stream():
+    with tried.request("a"), tried.waiter("a"), tried.stream("a"):
         pass
+
+
+def test_one_credential_has_a_quarter_of_what_may_wait() -> None:
+    tried = limits(Clock(), waiting=8, streams=8)
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(tried.waiter("a"))
+            stack.enter_context(tried.stream("a"))
+        with pytest.raises(TooManyRequests, match="2 requests of a may wait"):
+            stack.enter_context(tried.waiter("a"))
+        with pytest.raises(TooManyRequests, match="2 streams of a may be open"):
+            stack.enter_context(tried.stream("a"))
+        stack.enter_context(tried.waiter("b"))
+        stack.enter_context(tried.stream("b"))
+    with tried.stream("a"):
+        assert (tried.waiting, tried.streams) == (0, 1)
+
+
+def test_who_has_no_token_takes_no_place(tmp_path: Path) -> None:
+    (tmp_path / "stranger").mkdir()
+    world = World(tmp_path / "stranger", max_waiting=1, max_streams=1)
+    limits = world.app.state.deployment.limits
+    with limits.waiter("another"), limits.stream("another"):  # a place that is taken would be refused with 429
+        stranger = world.client_with(Authorization="Bearer sbt_guess")
+        problem(stranger.get("/v1/jobs/x/manifest?wait=1"), "unauthorized")
+        problem(stranger.get("/v1/jobs/x/events", headers={"Accept": "text/event-stream"}), "unauthorized")
+    world.close()
 
 
 def test_strangers_do_not_fill_the_memory() -> None:
@@ -83,10 +110,10 @@ def test_a_hundred_pollers_and_twenty_viewers_of_one_token_never_meet_a_limit() 
     with ExitStack() as stack:
         for _ in range(100):
             stack.enter_context(tried.request("one token"))
-            stack.enter_context(tried.waiter())
+            stack.enter_context(tried.waiter("one token"))
         for _ in range(20):
             stack.enter_context(tried.request("one token"))
-            stack.enter_context(tried.stream())
+            stack.enter_context(tried.stream("one token"))
         for _ in range(50):  # five batches a second: each poller asks for the manifest and a list, viewers for a page
             clock.now_s += 0.2
             for _ in range(2 * 100 + 20):
@@ -113,7 +140,7 @@ def test_a_full_house_of_long_polls(tmp_path: Path) -> None:
     world = World(tmp_path / "full", max_waiting=1, max_streams=1)
     job_id = world.submit()
     limits = world.app.state.deployment.limits
-    with limits.waiter(), limits.stream():
+    with limits.waiter("another"), limits.stream("another"):
         problem(world.client.get(f"/v1/jobs/{job_id}/manifest?wait=1"), "too_many_requests", "max_waiting")
         stream = world.client.get(f"/v1/jobs/{job_id}/events", headers={"Accept": "text/event-stream"})
         problem(stream, "too_many_requests", "max_streams")

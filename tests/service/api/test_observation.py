@@ -52,6 +52,12 @@ def test_an_id_that_is_no_word_is_replaced(one_world: World, given: str) -> None
     assert re.fullmatch("[0-9a-f]{16}", response.headers[REQUEST_ID])
 
 
+def test_a_method_that_is_none_is_logged_as_other(one_world: World, lines: io.StringIO) -> None:
+    one_world.client.request("A-" * 15_500, "/")
+    (line,) = map(json.loads, lines.getvalue().splitlines())
+    assert line["method"] == "other"
+
+
 def test_every_answer_has_an_id_and_says_nosniff(one_world: World) -> None:
     answers = [
         one_world.client.get("/nothing"),
@@ -63,6 +69,7 @@ def test_every_answer_has_an_id_and_says_nosniff(one_world: World) -> None:
     for answer in answers:
         assert answer.headers[REQUEST_ID]
         assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
     assert len({answer.headers[REQUEST_ID] for answer in answers}) == len(answers)
 
 

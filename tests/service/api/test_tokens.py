@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from sqlalchemy import select, update
 from superbatch_server.schemas.tokens import Scope
 from superbatch_server.service.access.auth import COOKIE, new_session
 from superbatch_server.service.access.credentials import OWN, REMEMBERED_S, KnownTokens
-from superbatch_server.service.access.scopes import OPEN_ROUTES, SCOPE_OF_ROUTE, scope_needed
+from superbatch_server.service.access.scopes import OPEN_ROUTES, SCOPE_OF_ROUTE, scope_needed, table_of, template_of
 from superbatch_server.service.catalog import tables
 from superbatch_server.service.catalog.engine import read, write
 from tests.service.api.world import TOKEN, World, answered, problem
@@ -47,6 +48,23 @@ def test_a_token_of_scope_trainer_trains_and_submits_nothing(world: World) -> No
     answered(trainer.put(f"/v1/jobs/{job_id}/consumers/x", json=world.report(job_id)), 200)
     problem(trainer.post("/v1/jobs", json=world.spec()), "forbidden", "scope admin", "scope trainer")
     problem(trainer.post(f"/v1/jobs/{job_id}/exclusions", json={"uids": ["0" * 32]}), "forbidden", "scope admin")
+
+
+def test_a_long_body_is_read_only_for_who_may_send_it(world: World) -> None:
+    long = b"[" + b"{}," * (40 << 10)  # is no JSON: who is told so was read
+    headers = {"Content-Type": "application/json"}
+    for scope, path, needed in (
+        ("read", "/v1/jobs", "admin"),
+        ("trainer", "/v1/jobs", "admin"),
+        ("read", "/v1/jobs/x/checkpoints", "trainer"),
+        ("trainer", "/internal/v1/jobs/x/attempts/1/segments", "admin"),
+        ("trainer", "/nothing", "admin"),
+    ):
+        holder = holding(world, made(world, scope))
+        problem(holder.post(path, content=long, headers=headers), "forbidden", f"scope {needed}", f"scope {scope}")
+    trainer = holding(world, made(world, "trainer"))
+    problem(trainer.post("/v1/jobs/x/checkpoints", content=long, headers=headers), "validation", "must be JSON")
+    problem(world.client.post("/v1/jobs", content=long, headers=headers), "validation", "must be JSON")
 
 
 def test_a_token_of_scope_admin_does_everything(world: World) -> None:
@@ -106,7 +124,7 @@ def test_a_token_ends_when_it_expires(world: World) -> None:
 @pytest.mark.parametrize(
     "body",
     [{"name": "x", "scope": "root"}, {"name": "", "scope": "read"}, {"name": "<b>", "scope": "read"}]
-    + [{"name": "x", "scope": "read", "expires_days": days} for days in (0, -1, 1e9)],
+    + [{"name": "x", "scope": "read", "expires_days": days} for days in (0, -1, 1e9, 1e-9)],
 )
 def test_a_token_that_cannot_be(world: World, body: dict[str, Any]) -> None:
     problem(world.client.post("/v1/tokens", json=body), "validation")
@@ -126,6 +144,19 @@ def test_every_request_of_the_api_is_in_the_table_of_scopes() -> None:
     asked = {f"{method.upper()} {path}" for path, operations in paths.items() for method in operations}
     listed = set(SCOPE_OF_ROUTE) | OPEN_ROUTES
     assert {entry.replace("HEAD ", "GET ") for entry in asked} == listed
+
+
+def test_a_request_stands_in_the_table_of_scopes_once() -> None:
+    with pytest.raises(ValueError, match="GET /x twice"):
+        table_of({Scope.READ: "GET /x\n", Scope.ADMIN: "GET /x\nGET /y\n"})
+
+
+def test_a_path_that_is_not_routed_yet_has_its_template() -> None:
+    for line in SCOPE_OF_ROUTE:
+        method, template = line.split(" ")
+        path = re.sub(r"{\w+}", "name-1", template)
+        assert template_of(method, path) == template
+    assert template_of("POST", "/nothing") == "/nothing"
 
 
 def test_only_looking_is_free_for_readers() -> None:

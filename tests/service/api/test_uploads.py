@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import fcntl
 import hashlib
 import os
 import pickle
@@ -14,7 +15,7 @@ import httpx2 as httpx
 import pytest
 
 from superbatch_server.service.settings import Settings
-from superbatch_server.service.upkeep.upload_sweep import GRACE_S, remove_unneeded
+from superbatch_server.service.upkeep.upload_sweep import GRACE_S, MAX_UNDER_WAY, remove_unneeded
 from superbatch_server.storage.uploads import Uploads
 from tests.service.api.world import Json, World, answered, problem, safetensors_of, sha256
 
@@ -55,7 +56,7 @@ def push(world: World, job: str, file: Json, trained_seq: int = 1) -> httpx.Resp
 
 def files(world: World) -> list[str]:
     folder = world.settings.uploads_dir
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+    return sorted(path.name for path in folder.glob("*/*") if path.is_file())
 
 
 def sweep(world: World, *, after_s: float = 0.0) -> list[str]:
@@ -289,11 +290,75 @@ def test_nothing_outside_the_folder_is_named(world: World, job: str) -> None:
     problem(push(world, job, {**uploaded(world, job), "key": f"{job}/../x"}), "unsafe_key")
 
 
-def test_another_size_begins_anew(world: World, job: str) -> None:
-    world.post(f"/v1/jobs/{job}/uploads", {"sha256": sha256(WEIGHTS), "size_bytes": 9})
-    answered(put(world, job, b"123", 0), 200)
-    assert begin(world, job)["received_bytes"] == 0
+def test_another_size_begins_anew_where_nothing_is_there_and_takes_no_parts_away(world: World, job: str) -> None:
+    other = {"sha256": sha256(WEIGHTS), "size_bytes": 9}
+    world.post(f"/v1/jobs/{job}/uploads", other)
+    begin(world, job)
+    answered(put(world, job, WEIGHTS[:30], 0), 200)
+    problem(world.client.post(f"/v1/jobs/{job}/uploads", json=other), "conflict", str(len(WEIGHTS)), "30 bytes")
+    assert begin(world, job)["received_bytes"] == 30
+    assert world.client.delete(f"/v1/jobs/{job}/uploads/{sha256(WEIGHTS)}").status_code == 204
+    assert world.post(f"/v1/jobs/{job}/uploads", other)["size_bytes"] == 9
     assert len(files(world)) == 1
+
+
+@pytest.mark.parametrize("is_complete", [False, True])
+def test_an_upload_that_is_being_written_is_not_given_up_and_nobody_waits(
+    world: World, job: str, is_complete: bool
+) -> None:
+    begin(world, job)
+    if is_complete:
+        uploaded(world, job)
+    path = f"/v1/jobs/{job}/uploads/{sha256(WEIGHTS)}"
+    [part] = (world.settings.uploads_dir / job).iterdir()
+    with part.open("r+b") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        problem(world.client.delete(path), "in_use", "part is being written")
+        world.submit()
+    assert world.client.delete(path).status_code == 204
+
+
+def test_simultaneous_beginnings_keep_the_quota(tmp_path: Path) -> None:
+    world = World(tmp_path, upload_quota_bytes=len(WEIGHTS))
+    try:
+        job = world.submit(world.pushed_spec())
+        body = {"sha256": sha256(WEIGHTS), "size_bytes": len(WEIGHTS)}
+        uploads = Uploads(world.settings.uploads_dir)
+        with ThreadPoolExecutor(1) as pool:
+            with uploads.reserving():
+                second = pool.submit(world.client.post, f"/v1/jobs/{job}/uploads", json=body)
+                with pytest.raises(TimeoutError):
+                    second.result(timeout=0.5)
+                uploads.begin(job, sha256(b"first"), size_bytes=len(WEIGHTS))
+            problem(second.result(), "upload_quota", f"{len(WEIGHTS)} too many")
+    finally:
+        world.close()
+
+
+def test_a_job_has_so_many_uploads_under_way_and_no_more(world: World, job: str) -> None:
+    contents = [safetensors_of(float(number)) for number in range(MAX_UNDER_WAY + 1)]
+    for content in contents[:-1]:
+        begin(world, job, content)
+    last = {"sha256": sha256(contents[-1]), "size_bytes": len(contents[-1])}
+    problem(world.client.post(f"/v1/jobs/{job}/uploads", json=last), "upload_quota", f"{MAX_UNDER_WAY} uploads")
+    begin(world, job, contents[0])
+    uploaded(world, job, contents[0])
+    begin(world, job, contents[-1])
+
+
+def test_a_disk_that_fails_for_a_moment_loses_no_upload(
+    world: World, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(world, job)
+    answered(put(world, job, WEIGHTS, 0), 200)
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("superbatch_server.storage.uploads.file_digest", broken)
+    problem(complete(world, job), "unavailable", "Input/output error")
+    monkeypatch.undo()
+    assert answered(complete(world, job), 200)["is_complete"]
 
 
 def test_uploads_beyond_the_quota_are_refused_with_the_numbers(tmp_path: Path) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from obstore.store import MemoryStore
+from sqlalchemy import update
 
 from superbatch_server.schemas.errors import Unavailable, WrongState
-from superbatch_server.schemas.garbage import GarbageReport, GarbageRunState
+from superbatch_server.schemas.garbage import GarbageCount, GarbageKind, GarbageReport, GarbageRunState
 from superbatch_server.schemas.jobs import JobState
-from superbatch_server.service.catalog import gc_runs, queue
+from superbatch_server.service.catalog import gc_runs, queue, tables
 from superbatch_server.service.catalog.engine import read, write
 from superbatch_server.service.catalog.lease import Attempt
 from superbatch_server.service.upkeep.garbage.collector import collect_pending
@@ -226,6 +228,40 @@ def test_uploads_of_deleted_jobs_go(litter: Litter) -> None:
     litter.uploads.begin("job_0000000000000000", sha("weights"), size_bytes=10)
     assert counts(litter.collect()) == {"upload": 1}
     assert [found.job_id for found in litter.uploads.all()] == [attempt.job_id]
+
+
+def test_of_two_that_begin_at_once_the_second_waits_and_is_refused(litter: Litter) -> None:
+    def begin() -> str:
+        with write(litter.engine) as connection:
+            return gc_runs.begin_run(connection, dry_run=True, min_age_s=0).id
+
+    with ThreadPoolExecutor(1) as pool:
+        with write(litter.engine) as connection:
+            first = gc_runs.begin_run(connection, dry_run=True, min_age_s=0)
+            second = pool.submit(begin)
+            with pytest.raises(TimeoutError):
+                second.result(timeout=0.3)
+        with pytest.raises(WrongState, match=first.id):
+            second.result()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_run_that_is_taken_over_goes_on_from_what_was_removed(litter: Litter, dry_run: bool) -> None:
+    attempt = running(litter)
+    litter.write_batch(attempt, litter.history(attempt.job_id), 0)
+    end(litter, attempt.job_id, JobState.CANCELLED)
+    gone = GarbageCount(kind=GarbageKind.LIST, files=2, bytes=10, examples=["jobs/gone"])
+    with write(litter.engine) as connection:
+        run = gc_runs.begin_run(connection, dry_run=dry_run, min_age_s=0)
+        assert gc_runs.take_run(connection, "dead")
+        gc_runs.note_progress(connection, run.id, "dead", GarbageReport(found=[gone], files=2, bytes=10, looked_at=9))
+        connection.execute(update(tables.gc_runs).values(updated_ms=0))
+    assert collect_pending(litter.places, "worker", clock=lambda: time.time() + LATER_S)
+    with read(litter.engine) as connection:
+        report = gc_runs.get_run(connection, run.id).report
+    assert counts(report) == {"list": 1 if dry_run else 3, "score_shard": 1}
+    assert (report.files, report.looked_at) == (2 if dry_run else 4, 2)
+    assert len(report.found[0].examples) == (1 if dry_run else 2)
 
 
 class Stops:

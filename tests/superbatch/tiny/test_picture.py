@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from superbatch.formats.errors import InvalidInput
+from superbatch.formats.jpeg import MAX_SCANS, num_scans
 from superbatch.tiny.picture import MAX_PIXELS, BadRow, BadRowReason, open_picture, read_caption
 
 
@@ -33,6 +34,15 @@ def png_of_size(width: int, height: int) -> bytes:
     for kind, content in ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IEND", b"")):
         body += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
     return b"\x89PNG\r\n\x1a\n" + body
+
+
+def of_scans(more: int) -> bytes:
+    """Return a progressive JPEG whose last scan stands there so many times more."""
+    data = io.BytesIO()
+    gradient().save(data, format="JPEG", progressive=True)
+    whole = data.getvalue()
+    last = whole[whole.rfind(b"\xff\xda") : -2]
+    return whole[:-2] + last * more + whole[-2:]
 
 
 def reason_of(data: bytes | None, **options: int) -> BadRowReason:
@@ -90,6 +100,18 @@ def test_the_limit_itself_is_allowed() -> None:
     assert open_picture(encoded(Image.new("1", (16, 4))), max_pixels=64).size == (16, 4)
     assert reason_of(encoded(Image.new("1", (13, 5))), max_pixels=64) is BadRowReason.PICTURE_TOO_LARGE
     assert MAX_PIXELS == 4096 * 4096
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
+    fewest = num_scans(of_scans(0))
+    assert open_picture(of_scans(MAX_SCANS - fewest)).size == (16, 16)
+    with pytest.raises(BadRow, match=rf"picture_too_large: {MAX_SCANS + 1} scans are above {MAX_SCANS}"):
+        open_picture(of_scans(MAX_SCANS + 1 - fewest))
+
+
+def test_scans_are_those_of_jpegs() -> None:
+    assert num_scans(encoded(gradient(), "JPEG")) == 1
+    assert num_scans(encoded(gradient()) + b"\xff\xda" * 200) == 0
 
 
 @settings(max_examples=150, deadline=None)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import Column, Connection, Engine, MetaData, PrimaryKeyConstraint, String, Table, inspect, select, text
 
-from superbatch_server.service.catalog.engine import read, write
+from superbatch_server.service.catalog.engine import UnsuitableDatabase, read, write
 from superbatch_server.service.catalog.tables import metadata
 
 HEAD = "0003"
@@ -24,7 +24,10 @@ _version = Table(
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the catalog to the newest revision, in one transaction; several processes may do so at the same time."""
+    """Bring the catalog to the newest revision, in one transaction; several processes may do so at the same time.
+
+    Raises: UnsuitableDatabase when a newer program made it.
+    """
     with read(engine) as connection:
         if revision(connection) == HEAD:
             return
@@ -33,8 +36,14 @@ def migrate(engine: Engine) -> None:
             connection.execute(text("SET LOCAL statement_timeout = 0"))  # a long table takes what it takes
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(7311)"))
-        if revision(connection) is None:
+        found = revision(connection)
+        if found is None:
             _create(connection)
+        elif found not in _known_revisions():
+            raise UnsuitableDatabase(
+                f"the catalog must be of revision {HEAD} or older; got {found} (alembic_version), which a newer "
+                "Superbatch made. Start that version again, or give this one the backup from before the upgrade."
+            )
         else:
             upgrade(connection)
 
@@ -56,6 +65,10 @@ def upgrade(connection: Connection) -> None:
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     command.upgrade(config, HEAD)
+
+
+def _known_revisions() -> set[str]:
+    return {path.stem[1:].partition("_")[0] for path in (Path(__file__).parent / "versions").glob("r*_*.py")}
 
 
 def _create(connection: Connection) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 from hashlib import sha256
 
+from anyio import CapacityLimiter, move_on_after, to_thread
 from fastapi import Request
 from fastapi.responses import Response
 from sqlalchemy import Connection
@@ -39,7 +40,13 @@ class Pictures:
 
     def __init__(self) -> None:
         self._made: BoundedCache[Thumbnail] = BoundedCache(max_bytes=CACHE_BYTES)
-        self._decoders = threading.BoundedSemaphore(MAX_DECODERS)
+        self._decoders = CapacityLimiter(MAX_DECODERS)
+
+    async def in_turn(self, show: Callable[[], Response]) -> Response:
+        """Call `show` in one of MAX_DECODERS threads; who waits for MAX_WAIT_S holds no thread, and is told "busy"."""
+        with move_on_after(MAX_WAIT_S):
+            return await to_thread.run_sync(show, limiter=self._decoders)
+        return _response(placeholder("the service is busy; load it again"))
 
     def answer(self, request: Request, deployment: Deployment, *, job_id: str, dataset_index: int) -> Response:
         """Return a row's picture. Raises: NotFound when the job or the row does not exist."""
@@ -49,10 +56,7 @@ class Pictures:
         if row.a_sha256 and is_known(request.headers.get("If-None-Match"), etag):
             return Response(status_code=304, headers={"ETag": etag, "Cache-Control": _KEPT})
         made = self._thumbnail(deployment, root_name, row)
-        headers = {**SAFETY_HEADERS, "Cache-Control": _NOT_KEPT if made.reason else _KEPT}
-        if not made.reason:
-            headers["ETag"] = etag
-        return Response(made.content, media_type=made.media_type, headers=headers)
+        return _response(made, etag=etag)
 
     def _thumbnail(self, deployment: Deployment, root_name: str, row: RowPlace) -> Thumbnail:
         if not row.is_indexed:
@@ -61,17 +65,19 @@ class Pictures:
             return placeholder("the row has no picture")
         if row.a_length > MAX_BYTES:
             return placeholder(f"more than {MAX_BYTES >> 20} MiB")
-        if not self._decoders.acquire(timeout=MAX_WAIT_S):
-            return placeholder("the service is busy; load it again")
-        try:
-            return self._made.get(
-                row.a_sha256.hex(),
-                lambda: _make(deployment, root_name, row),
-                # What could not be shown is tried again: a shard may come back.
-                lambda made: CACHE_BYTES + 1 if made.reason else len(made.content) + 200,
-            )
-        finally:
-            self._decoders.release()
+        return self._made.get(
+            row.a_sha256.hex(),
+            lambda: _make(deployment, root_name, row),
+            # What could not be shown is tried again: a shard may come back.
+            lambda made: CACHE_BYTES + 1 if made.reason else len(made.content) + 200,
+        )
+
+
+def _response(made: Thumbnail, *, etag: str = "") -> Response:
+    headers = {**SAFETY_HEADERS, "Cache-Control": _NOT_KEPT if made.reason else _KEPT}
+    if not made.reason:
+        headers["ETag"] = etag
+    return Response(made.content, media_type=made.media_type, headers=headers)
 
 
 def _find(connection: Connection, deployment: Deployment, job_id: str, dataset_index: int) -> tuple[str, RowPlace]:

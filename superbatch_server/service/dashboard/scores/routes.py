@@ -50,13 +50,13 @@ def add_pages(router: APIRouter, templates: Environment, *, guarded: Guard) -> N
     pictures = Pictures()
 
     @router.get("/jobs/{job_id}/pictures/{dataset_index}", response_model=None)
-    def picture(request: Request, job_id: str, dataset_index: str) -> Response:
+    async def picture(request: Request, job_id: str, dataset_index: str) -> Response:
         def show() -> Response:
             if not (dataset_index.isascii() and dataset_index.isdigit() and len(dataset_index) <= 18):
                 raise NotFound(f"a picture is named by a dataset_index; got {dataset_index[:40]!r} (path). Correct it.")
             return pictures.answer(request, deployment_of(request), job_id=job_id, dataset_index=int(dataset_index))
 
-        return guarded(request, show)
+        return await pictures.in_turn(lambda: guarded(request, show))
 
 
 def _add_page(router: APIRouter, templates: Environment, guarded: Guard, *, name: str) -> None:

@@ -1,6 +1,6 @@
 """Pictures of a data set made small and encoded anew, so that no byte from outside reaches a browser as it is.
 
-Size and format are read from the header before a pixel is decoded. A picture that cannot be shown gives a drawing
+Size, format and scans are known before a pixel is decoded. A picture that cannot be shown gives a drawing
 that says why; nothing here raises.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from superbatch.formats.jpeg import MAX_SCANS, num_scans
 from superbatch_server.storage.index_spec import IndexSpec
 
 SIDE = 192
@@ -76,6 +77,8 @@ def placeholder(reason: str) -> Thumbnail:
 def _made(data: bytes) -> Thumbnail:
     if not data:
         return placeholder("the row has no picture")
+    if num_scans(data) > MAX_SCANS:
+        return placeholder(f"a JPEG of more than {MAX_SCANS} scans")
     if _webp_pixels(data) > MAX_PIXELS:
         return _too_large()
     with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:

@@ -17,6 +17,7 @@ from superbatch_server.service.settings import Settings
 from superbatch_server.service.upkeep.garbage.folders import folder_garbage, remove_from_disk
 from superbatch_server.service.upkeep.garbage.found import Garbage, Tally
 from superbatch_server.service.upkeep.garbage.keys import CacheObject, parse_key
+from superbatch_server.service.upkeep.garbage.ownership import MARK, require_own_store
 from superbatch_server.service.upkeep.garbage.stored import cache_garbage, job_garbage, partial_garbage, unknown_keys
 from superbatch_server.storage.store import ArtifactStore, StoredFile
 from superbatch_server.storage.uploads import Uploads
@@ -70,8 +71,10 @@ def collect(
 
     Cost: one listing of the store; memory for one page of it.
     """
-    tally = Tally(older_than_s=clock() - run.min_age_s)
-    for page in places.store.pages():
+    require_own_store(places.engine, places.store)
+    tally = Tally(older_than_s=clock() - run.min_age_s, removed=() if run.dry_run else run.report.found)
+    for listed in places.store.pages():
+        page = [file for file in listed if file.key != MARK]
         gone = tally.old_enough(_garbage_of(places, page, run, now_s=clock()))
         if not run.dry_run:
             places.store.remove([each.name for each in gone])
@@ -107,7 +110,7 @@ class _Noting:
     def __init__(self, engine: Engine, run: GarbageRun, worker: str) -> None:
         self._engine, self._run, self._worker = engine, run, worker
         self._noted_s = time.monotonic()
-        self.newest = GarbageReport()
+        self.newest = run.report
 
     def __call__(self, tally: Tally) -> None:
         self.newest = tally.report()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from superbatch_server.schemas.garbage import GarbageCount, GarbageKind, GarbageReport
@@ -22,10 +23,15 @@ class Garbage:
 class Tally:
     """The counts of a run."""
 
-    def __init__(self, *, older_than_s: float) -> None:
-        """`older_than_s`: what changed after this moment is young and stays."""
+    def __init__(self, *, older_than_s: float, removed: Sequence[GarbageCount] = ()) -> None:
+        """Begin a count.
+
+        Args:
+            older_than_s: what changed after this moment is young and stays.
+            removed: what an earlier worker of the same run has removed.
+        """
         self._older_than_s = older_than_s
-        self._counts: dict[GarbageKind, GarbageCount] = {}
+        self._counts = {count.kind: count for count in removed}
         self._young_files = self._young_bytes = self._looked_at = self._unknown_files = 0
         self._unknown: list[str] = []
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from io import BytesIO
+from typing import Any
 
+import anyio
 import httpx
+import pytest
+from anyio.to_thread import current_default_thread_limiter
 from PIL import Image
 
+from superbatch_server.service.dashboard.scores import pictures
+from superbatch_server.service.dashboard.scores.thumbnails import placeholder
+from tests.service.api.world import TOKEN, URL
 from tests.service.dashboard.scores.scored_world import ScoredWorld, png
 from tests.service.dashboard.scores.test_thumbnails import png_head
 
@@ -60,3 +68,44 @@ def test_a_shard_that_changed_or_went_away_is_said(scored: ScoredWorld) -> None:
 
 def test_a_row_whose_shard_is_not_indexed_yet_has_a_drawing(scored: ScoredWorld) -> None:
     assert b"index file" in picture(scored, 7).content
+
+
+def test_who_waits_for_a_decoder_is_told_so_and_holds_no_thread_of_the_pages(
+    scored: ScoredWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored.pictures |= {row: png("teal", (40 + row, 30)) for row in range(8)}  # made once each, so none is kept yet
+    scored.index()
+    under_way, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: Any) -> Any:
+        under_way.release()
+        go_on.wait(30)
+        return placeholder("decoded at last")
+
+    monkeypatch.setattr(pictures, "MAX_WAIT_S", 0.05)
+    monkeypatch.setattr(pictures, "_make", slow)
+    drawings: list[bytes] = []
+
+    async def ask() -> int:
+        transport = httpx.ASGITransport(app=scored.world.app)
+        async with (
+            httpx.AsyncClient(transport=transport, base_url=URL, headers={"Authorization": f"Bearer {TOKEN}"}) as http,
+            anyio.create_task_group() as group,
+        ):
+
+            async def one(row: int) -> None:
+                drawings.append((await http.get(f"/jobs/{scored.job_id}/pictures/{row}")).content)
+
+            for row in range(pictures.MAX_DECODERS):
+                group.start_soon(one, row)
+            for _ in range(pictures.MAX_DECODERS):
+                assert await anyio.to_thread.run_sync(under_way.acquire, True, 10)
+            for row in range(pictures.MAX_DECODERS, 8):
+                await one(row)
+            held = current_default_thread_limiter().borrowed_tokens
+            go_on.set()
+        return held
+
+    assert anyio.run(ask) == 0
+    assert sum(b"busy" in drawing for drawing in drawings) == 8 - pictures.MAX_DECODERS
+    assert sum(b"last" in drawing for drawing in drawings) == pictures.MAX_DECODERS

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from superbatch.formats.jpeg import MAX_SCANS
 from superbatch.tiny.picture import FORMATS
 from superbatch.tiny.picture import MAX_PIXELS as PIXELS_OF_INDEX
 from superbatch_server.service.dashboard.scores.thumbnails import MAX_PIXELS, SIDE, placeholder, thumbnail
@@ -111,6 +112,15 @@ def test_damage_gives_a_drawing_that_says_so(data: bytes) -> None:
     made = thumbnail(data)
     assert made.reason == "damaged, or not a picture"
     assert b"alert" not in made.content
+
+
+def test_a_jpeg_of_many_scans_is_not_decoded() -> None:
+    out = BytesIO()
+    Image.new("L", (64, 64), 90).save(out, "JPEG", progressive=True)
+    whole = out.getvalue()
+    last = whole[whole.rfind(b"\xff\xda") : -2]
+    assert thumbnail(whole).reason == ""
+    assert thumbnail(whole[:-2] + last * MAX_SCANS + whole[-2:]).reason == f"a JPEG of more than {MAX_SCANS} scans"
 
 
 def test_no_picture_says_so() -> None:

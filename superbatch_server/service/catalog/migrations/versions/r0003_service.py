@@ -54,6 +54,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("cache_key", "dataset_fingerprint", "model_digest"),
     )
     op.create_table(
+        "catalog_identity",
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("number"),
+    )
+    op.create_table(
         "gc_runs",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
