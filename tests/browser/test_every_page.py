@@ -20,8 +20,15 @@ def _addresses() -> list[object]:
     return [pytest.param(each, id=each.name, marks=[long] if each.is_variant else []) for each in ADDRESSES]
 
 
-@pytest.mark.parametrize("width", [WIDE, NARROW])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        ("light", WIDE),
+        ("dark", NARROW),
+        pytest.param("light", NARROW, marks=pytest.mark.long),
+        pytest.param("dark", WIDE, marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.parametrize("address", _addresses())
 def test_a_page_is_accessible_quiet_and_strict(
     browser: Browser, place: Place, address: Address, scheme: Scheme, width: int

@@ -15,6 +15,7 @@ from tests.e2e.house import running_house
 PAGE = DOCS / "api.md"
 
 
+@pytest.mark.long
 @pytest.mark.slow_ray
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_the_examples_run_from_top_to_bottom(tmp_path: Path) -> None:

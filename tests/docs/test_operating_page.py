@@ -37,6 +37,7 @@ def backup_blocks() -> tuple[str, str]:
     return script[:start], script[start:]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_a_sqlite_backup_of_a_running_service_comes_back(tmp_path: Path) -> None:
     roots = {"sample": SAMPLE}

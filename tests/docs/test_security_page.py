@@ -31,7 +31,7 @@ def test_its_limits_are_those_of_the_program() -> None:
     default = {name: field.default for name, field in Settings.model_fields.items()}
     assert f"{default['requests_per_s']:,.0f} a second, {default['max_requests']:,} under way" in PAGE
     bounds = (default["max_waiting"], default["max_streams"], default["max_connections"])
-    assert "{:,}, {:,}, {:,} |".format(*bounds) in PAGE
+    assert "{:,}, {:,}, {:,};".format(*bounds) in PAGE
     assert f"{default['upload_quota_bytes'] >> 30} GiB together, parts of 8 MiB" in PAGE
     assert f"{MAX_PIXELS / 1e6:.1f} million pixels" in PAGE
 

@@ -10,7 +10,7 @@ from tests.e2e.house import running_house
 from tests.e2e.jobs import register
 from tests.e2e.sample_world import World
 
-pytestmark = [pytest.mark.slow_ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.slow_ray, pytest.mark.timeout(600)]
 
 
 def _lists(world: World, folder: Path, *, num_workers: int, shards_per_task: int) -> dict[str, bytes]:
@@ -27,7 +27,6 @@ def test_lists_do_not_depend_on_workers_or_shards_per_task(world: World, tmp_pat
     assert three == one
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("num_workers", "shards_per_task"), [(1, 2), (2, 1), (2, 2), (3, 1)])
 def test_lists_are_the_same_for_every_other_pair(
     world: World, tmp_path: Path, num_workers: int, shards_per_task: int

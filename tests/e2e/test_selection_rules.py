@@ -17,7 +17,7 @@ from tests.e2e.house import running_house, wait_for
 from tests.e2e.jobs import register
 from tests.e2e.sample_world import World
 
-pytestmark = pytest.mark.slow_ray
+pytestmark = [pytest.mark.long, pytest.mark.slow_ray]
 
 CAP, NEAR, NUM_BATCHES = 5, 0.97, 60
 FP16 = 2e-3

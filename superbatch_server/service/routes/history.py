@@ -18,7 +18,7 @@ from superbatch_server.service.access.auth import is_still_user
 from superbatch_server.service.access.gate import wants_stream
 from superbatch_server.service.catalog import events, queue
 from superbatch_server.service.catalog.engine import read
-from superbatch_server.service.catalog.pages import page_token, parse_page_token, refused
+from superbatch_server.service.catalog.pages import LARGEST_INTEGER, page_token, parse_page_token, refused
 from superbatch_server.service.context import Deployed, Deployment
 from superbatch_server.service.following.attempt_logs import MAX_LOG_BYTES, LogPart, attempt_log, read_log
 from superbatch_server.service.following.event_stream import end_of_stream, stream_events
@@ -26,7 +26,6 @@ from superbatch_server.service.routes.answers import NOT_MODIFIED, IfNoneMatch, 
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
 
-_LARGEST = 2**63 - 1
 _STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 _NO_MORE = {"description": "The job is over and the client has every event: it need not ask again."}
 
@@ -92,8 +91,10 @@ async def list_events(  # noqa: PLR0917  (a request has them by name)
 def get_log(  # noqa: PLR0917  (a request has them by name)
     deployment: Deployed,
     job_id: str,
-    attempt: Annotated[int | None, Query(ge=1, le=_LARGEST, description="The newest one by default.")] = None,
-    after: Annotated[int, Query(ge=-_LARGEST, le=_LARGEST, description="First byte; negative: from the end.")] = 0,
+    attempt: Annotated[int | None, Query(ge=1, le=LARGEST_INTEGER, description="The newest one by default.")] = None,
+    after: Annotated[
+        int, Query(ge=-LARGEST_INTEGER, le=LARGEST_INTEGER, description="First byte; negative: from the end.")
+    ] = 0,
     limit: Annotated[int, Query(ge=1, le=MAX_LOG_BYTES, description="Bytes at most.")] = 64 << 10,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
@@ -134,7 +135,7 @@ def _event_stream(stream: AsyncIterator[bytes]) -> Response:
 
 def _event_position(listing: str, token: str) -> int:
     match parse_page_token(listing, token):
-        case [int(event_id)] if type(event_id) is int and 0 <= event_id <= _LARGEST:
+        case [int(event_id)] if type(event_id) is int and 0 <= event_id <= LARGEST_INTEGER:
             return event_id
     raise refused(token)
 
