@@ -12,7 +12,7 @@ from tests.e2e.jobs import NUM_BATCHES, register
 from tests.e2e.sample_world import NUM_SHARDS, World
 from tests.e2e.trainer import Trainer
 
-pytestmark = [pytest.mark.slow_ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.slow_ray, pytest.mark.timeout(400)]
 
 KILL_COMPOSING_AT = 6
 KILL_SUPERVISOR_AT = 10
